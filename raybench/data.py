@@ -1,0 +1,168 @@
+"""Images and labels: raw arrays, device-resident splits, batches with augmentation on the device."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Batch = tuple[Tensor, Tensor]  # normalised float images [n, c, h, w], int64 labels [n]
+
+
+@dataclass(frozen=True)
+class RawData:
+    """A dataset as its loader gives it: uint8 images [N, C, H, W], int64 labels [N], pixel statistics.
+
+    ``mean`` and ``std`` are per channel, in units of [0, 1] pixels. ``augment`` names the augmentation that
+    the field trains this dataset with (a key of ``AUGMENTATIONS``).
+    """
+
+    name: str
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augment: str = "none"
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one image."""
+        channels, height, width = self.x_train.shape[1:]
+        return channels, height, width
+
+    def checksum(self) -> str:
+        """Digest of every pixel and label, and of the normalisation."""
+        digest = hashlib.sha256(repr((self.num_classes, self.mean, self.std, self.augment)).encode())
+        for array in (self.x_train, self.y_train, self.x_test, self.y_test):
+            digest.update(repr((array.shape, str(array.dtype))).encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a scenario asks to forget, over the training split (validation already taken out).
+
+    ``forget``: bool mask [N]. ``labels`` / ``images``: the training labels [N] or images [N, C, H, W] where
+    the scenario corrupts them, else None. ``forget_classes``: non-empty only when whole classes go.
+    """
+
+    forget: np.ndarray
+    labels: np.ndarray | None = None
+    images: np.ndarray | None = None
+    forget_classes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """The normalisation of a dataset: normalised = (pixel - mean) / std with pixels in [0, 1]."""
+
+    mean: Tensor  # [1, C, 1, 1]
+    std: Tensor  # [1, C, 1, 1]
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 or [0, 1] float images [n, c, h, w] to normalised float32."""
+        pixels = images.float().div_(255.0) if images.dtype == torch.uint8 else images
+        return (pixels - self.mean) / self.std
+
+    def denormalise(self, images: Tensor) -> Tensor:
+        """Normalised images back to [0, 1] pixels (not clamped)."""
+        return images * self.std + self.mean
+
+
+def crop_flip(images: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
+    """Random crop after zero padding and random horizontal flip, per image, on the device (uint8 in and out)."""
+    n, _, height, width = images.shape
+    device = images.device
+    padded = torch.nn.functional.pad(images, (padding,) * 4)
+    top = torch.randint(0, 2 * padding + 1, (n,), generator=generator, device=device)
+    left = torch.randint(0, 2 * padding + 1, (n,), generator=generator, device=device)
+    flip = torch.rand(n, generator=generator, device=device) < 0.5
+    rows = top[:, None] + torch.arange(height, device=device)
+    columns = torch.arange(width, device=device).expand(n, width)
+    columns = torch.where(flip[:, None], width - 1 - columns, columns) + left[:, None]
+    picked = padded[torch.arange(n, device=device)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+    return picked.permute(0, 3, 1, 2).contiguous()
+
+
+AUGMENTATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor] | None] = {
+    "none": None,
+    "crop_flip": crop_flip,
+}
+
+
+@dataclass
+class Split:
+    """A part of a dataset, resident on the device as uint8; batches are made there, no Python per sample.
+
+    ``tick`` (set by the harness) is called once per batch: the place where a time limit may stop a method.
+    """
+
+    images: Tensor  # uint8 [N, C, H, W], shared with other splits, never written
+    labels: Tensor  # int64 [N]
+    index: Tensor  # int64 [n]: which rows of images and labels
+    pixels: Pixels
+    augment: str = "none"
+    generator: torch.Generator | None = None
+    tick: Callable[[], None] | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return int(self.index.numel())
+
+    @property
+    def targets(self) -> Tensor:
+        """int64 labels [n]."""
+        return self.labels[self.index]
+
+    def tensors(self) -> Batch:
+        """All normalised images float32 [n, c, h, w] and labels int64 [n], as new tensors."""
+        return self.pixels.normalise(self.images[self.index]), self.targets
+
+    def batches(
+        self, batch_size: int, *, augment: bool = False, shuffle: bool = False, drop_last: bool = False
+    ) -> Iterator[Batch]:
+        """One pass. ``augment`` applies the dataset's augmentation, ``shuffle`` draws an order; both use the
+        generator of the owner (the task's in a method), never global state. The last batch may be short."""
+        order = self.index
+        if shuffle:
+            order = order[torch.randperm(len(self), generator=self.generator, device=self._device()).to(order.device)]
+        transform = AUGMENTATIONS[self.augment] if augment else None
+        for start in range(0, len(self), batch_size):
+            if drop_last and start + batch_size > len(self):
+                return
+            if self.tick is not None:
+                self.tick()
+            rows = order[start : start + batch_size]
+            images = self.images[rows]
+            if transform is not None:
+                images = transform(images, self._generator())
+            yield self.pixels.normalise(images), self.labels[rows]
+
+    def subset(self, positions: Tensor) -> Split:
+        """The samples at ``positions`` (int64, into this split)."""
+        return self._with(self.index[positions.to(self.index.device)])
+
+    def bound(self, generator: torch.Generator, tick: Callable[[], None] | None = None) -> Split:
+        """The same samples drawing from another generator."""
+        split = self._with(self.index)
+        split.generator, split.tick = generator, tick
+        return split
+
+    def _with(self, index: Tensor) -> Split:
+        return Split(self.images, self.labels, index, self.pixels, self.augment, self.generator, self.tick)
+
+    def _generator(self) -> torch.Generator:
+        if self.generator is None:
+            raise ValueError("this split has no generator; bind one before shuffling or augmenting")
+        return self.generator
+
+    def _device(self) -> torch.device:
+        return self._generator().device

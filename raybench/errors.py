@@ -1,0 +1,30 @@
+"""Errors that people caused and can mend: one line, exit code 2, never a traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Bad input. The message states the rule, the value that broke it, and the way out, in one line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
+class MetricUnavailable(Exception):
+    """A metric cannot be computed for this row; the text is the reason kept in the row's ``missing``."""
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """The known names that look most like ``name``, best first (empty when nothing is close)."""
+    return difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """The error for a name that nothing is registered under, with the nearest matches."""
+    names = sorted(known)
+    close = nearest(name, names)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names) or 'none'}"
+    return UserError(f"{kind} must be a registered name, got {name!r}; {hint}")

@@ -1,0 +1,128 @@
+"""Membership attacks as pure functions of one number per sample. No model, no split names, no state.
+
+Every function is invariant to the order of the samples: where a subset must be drawn, the values are sorted
+first, so a seed picks ranks and not positions. Equal values are exchangeable, hence nothing else can matter.
+An attack that cannot be run on its input raises ``MetricUnavailable`` with the reason.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raybench.errors import MetricUnavailable
+from raybench.seeding import derive_seed, numpy_generator
+
+FOLDS = 10
+TEST_SHARE = 0.1
+LOSS_CLIP = 100.0
+SVC_C = 3.0
+
+
+def attack_auc(members: Tensor, non_members: Tensor) -> float:
+    """Probability that a random member has the lower score, ties counting one half.
+
+    ``members`` [n] and ``non_members`` [m] hold losses (low = looks like a member). The exact Mann-Whitney
+    statistic: the pairs are counted in integers, so equal inputs give equal floats. In [0, 1], 0.5 = blind.
+    Threshold attack of Yeom et al. 2018 (arXiv:1709.01604), all thresholds at once.
+    """
+    _require_sides(members, non_members, least=2)
+    ranked = non_members.sort().values
+    not_above = torch.searchsorted(ranked, members.contiguous(), right=True)
+    below = torch.searchsorted(ranked, members.contiguous(), right=False)
+    above = ranked.numel() - not_above
+    wins_twice = int((2 * above + (not_above - below)).sum())
+    return wins_twice / (2 * members.numel() * ranked.numel())
+
+
+def attack_tpr(members: Tensor, non_members: Tensor, false_positive_rate: float) -> float:
+    """Largest share of members found by a loss threshold that accuses at most ``false_positive_rate`` of the
+    non-members (the step-wise ROC curve, no interpolation). ``members`` [n], ``non_members`` [m]: losses.
+
+    Reporting at a low false positive rate follows Carlini et al. 2022 (arXiv:2112.03570), section III.
+    """
+    # With fewer, the only admissible number of false alarms is zero: a different metric under the same name.
+    _require_sides(members, non_members, least=2, least_non_members=round(1 / false_positive_rate))
+    ranked = non_members.sort().values
+    # The epsilon keeps 0.01 * 700 = 7.000000000000001 and its likes on the right side of floor.
+    allowed = int(false_positive_rate * ranked.numel() + 1e-9)
+    # "loss <= tau" accuses at most ``allowed`` non-members exactly when tau < the (allowed + 1)-th smallest loss.
+    return float((members < ranked[allowed]).double().mean()) if allowed < ranked.numel() else 1.0
+
+
+def attack_accuracy(members: Tensor, non_members: Tensor, seed: int) -> float:
+    """Mean accuracy of a cross-validated logistic regression that tells the losses of two groups apart.
+
+    ``members`` [n] and ``non_members`` [m]: losses, clipped to [-100, 100]. The larger group is sub-sampled to
+    the size of the smaller; ten stratified random splits with a 10 % test share; scikit-learn's default
+    regularisation (L2, C = 1). As in SCRUB (Kurmanji et al. 2023, arXiv:2302.09880) and the starting kit of
+    the NeurIPS 2023 unlearning challenge, which uses ten splits where SCRUB uses five.
+    """
+    from sklearn.linear_model import LogisticRegression  # 2.5 s when cold: only who attacks pays
+    from sklearn.model_selection import StratifiedShuffleSplit
+
+    _require_sides(members, non_members, least=FOLDS)
+    size = min(members.numel(), non_members.numel())
+    groups = [
+        _draw(side.clamp(-LOSS_CLIP, LOSS_CLIP), size, seed, "attack_accuracy", role)
+        for role, side in (("members", members), ("non_members", non_members))
+    ]
+    feature = np.concatenate(groups)[:, None]
+    _require_spread(feature)
+    label = np.repeat([1, 0], size)
+    folds = StratifiedShuffleSplit(
+        n_splits=FOLDS, test_size=TEST_SHARE, random_state=derive_seed("attack_accuracy", "folds", seed) % 2**32
+    )
+    scores = []
+    for fit, test in folds.split(feature, label):
+        attacker = LogisticRegression(max_iter=1000).fit(feature[fit], label[fit])
+        scores.append(float(attacker.score(feature[test], label[test])))
+    return float(np.mean(scores))
+
+
+def judged_non_member(members: Tensor, non_members: Tensor, targets: Tensor, seed: int, at_most: int = 1000) -> float:
+    """Share of ``targets`` [t] that an RBF support vector machine (C = 3, gamma = 1), fitted on ``members`` [n]
+    and ``non_members`` [m], takes for non-members. One feature per sample.
+
+    Both fit sets are sub-sampled to the same size, at most ``at_most``: fitting costs the square of it.
+    """
+    from sklearn.svm import SVC
+
+    _require_sides(members, non_members, least=2, constant_ok=True)
+    size = min(members.numel(), non_members.numel(), at_most)
+    groups = [
+        _draw(side, size, seed, "judged_non_member", role)
+        for role, side in (("members", members), ("non_members", non_members))
+    ]
+    feature = np.concatenate(groups)[:, None]
+    _require_spread(feature)
+    attacker = SVC(C=SVC_C, kernel="rbf", gamma="auto").fit(feature, np.repeat([1, 0], size))
+    return float(np.mean(attacker.predict(targets.double().numpy()[:, None]) == 0))
+
+
+def _draw(values: Tensor, size: int, seed: int, *key: str) -> np.ndarray:
+    """``size`` of the values, drawn by rank without replacement, ascending, float64 [size]."""
+    ranked = values.double().sort().values.numpy()
+    picked = numpy_generator(*key, seed).choice(len(ranked), size=size, replace=False)
+    return np.asarray(ranked[np.sort(picked)])
+
+
+def _require_sides(
+    members: Tensor, non_members: Tensor, least: int, least_non_members: int = 0, constant_ok: bool = False
+) -> None:
+    for role, side, fewest in (
+        ("members", members, least),
+        ("non-members", non_members, max(least, least_non_members)),
+    ):
+        if side.numel() < fewest:
+            raise MetricUnavailable(f"the attack needs at least {fewest} {role}, got {side.numel()}")
+        if torch.isnan(side).any():
+            raise MetricUnavailable(f"the attack scores of the {role} contain NaN")
+    if not constant_ok:
+        _require_spread(torch.cat([members, non_members]).numpy())
+
+
+def _require_spread(scores: np.ndarray) -> None:
+    if scores.min() == scores.max():
+        raise MetricUnavailable("the attack scores are constant: every sample looks the same to it")

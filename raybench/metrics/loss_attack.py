@@ -1,0 +1,40 @@
+"""Population membership attack on the loss: the forget set against never-trained samples of the same classes.
+
+Read them two-sidedly. D_f with lower losses than unseen data is under-forgotten; with higher losses it is
+over-forgotten, and gives itself away as well. The value to meet is the retrained model's. All compare samples
+inside one model, so they are cheap and weak: they say nothing about the leakage of a single sample.
+"""
+
+from __future__ import annotations
+
+from raybench.mechanisms.attacks import attack_accuracy, attack_auc, attack_tpr
+from raybench.metrics._splits import unseen, usable
+from raybench.outputs import MetricContext, Outputs
+from raybench.registry import METRICS
+
+FALSE_POSITIVE_RATE = 0.01
+
+
+@METRICS.register("loss_attack_auc", label="Loss attack AUC", paper="arXiv:1709.01604")
+def loss_attack_auc(outputs: Outputs, context: MetricContext) -> float:
+    """Probability that a random forget sample has a lower loss than a random unseen one, ties one half.
+
+    0.5: indistinguishable; above: D_f still looks trained on; below: over-forgotten. Yeom et al. 2018.
+    """
+    return attack_auc(usable(outputs, "forget").losses, unseen(outputs, context).losses)
+
+
+@METRICS.register("loss_attack_accuracy", label="Loss attack accuracy", paper="arXiv:2302.09880")
+def loss_attack_accuracy(outputs: Outputs, context: MetricContext) -> float:
+    """Cross-validated accuracy of a logistic regression on the loss, D_f against as many unseen samples.
+
+    SCRUB's "basic MIA" and the challenge's starting kit; 0.5: blind, and over-forgetting too gives more than
+    0.5. Deviation: the equal-sized subsets are drawn by rank of the loss, so sample order cannot matter.
+    """
+    return attack_accuracy(usable(outputs, "forget").losses, unseen(outputs, context).losses, context.evaluate_seed)
+
+
+@METRICS.register("loss_attack_tpr", label="Loss attack TPR at 1 % FPR", paper="arXiv:2112.03570")
+def loss_attack_tpr(outputs: Outputs, context: MetricContext) -> float:
+    """Share of D_f found by the loss threshold that accuses at most 1 % of the unseen samples; blind: 0.01."""
+    return attack_tpr(usable(outputs, "forget").losses, unseen(outputs, context).losses, FALSE_POSITIVE_RATE)

@@ -1,0 +1,209 @@
+"""Registries of the plug-in kinds: a name, a function, and a frozen record of metadata beside it.
+
+A plug-in is one file in ``raybench/<kind>s/`` whose file, function and key are the same word.
+Third parties add theirs through packaging entry points (group ``raybench.methods`` and so on) or
+through ``plugins:`` in an experiment (importable names, resolved in every worker).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from raybench.errors import UserError, unknown
+
+# What a method may ask for (``needs``).
+FORGET = "forget"
+RETAIN = "retain"
+VALIDATION = "validation"
+# What kind of forget request a scenario makes, and a method can serve (``scope``).
+CLASS = "class"
+SAMPLE = "sample"
+# How a metric is read (``direction``).
+HIGHER = "higher"
+LOWER = "lower"
+MATCH_RETRAINED = "match_retrained"
+
+Fn = TypeVar("Fn", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class NoParameters:
+    """Nothing to set."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What every registered thing has. ``fn`` is the registered function, untouched."""
+
+    name: str
+    fn: Callable[..., Any]
+    label: str = ""
+    version: int = 1
+    paper: str = ""
+
+    @property
+    def summary(self) -> str:
+        """First line of the docstring."""
+        return (self.fn.__doc__ or "").strip().split("\n")[0]
+
+
+@dataclass(frozen=True)
+class MethodEntry(Entry):
+    """An unlearning method. See ``raybench.task.UnlearningTask`` for what ``fn(task, hp)`` may see."""
+
+    hparams: type = NoParameters
+    needs: frozenset[str] = frozenset()
+    scope: frozenset[str] = frozenset({CLASS, SAMPLE})
+    tiny: Mapping[str, Any] = field(default_factory=dict)  # overrides that make a test run small
+    identity: bool = False  # declared to leave the weights alone
+    reference: bool = False  # original and retrain: run as references, never searched
+    predictor: bool = False  # returns a callable images -> logits that is not one module
+    fresh: bool = False  # returns a newly built network, not an edited copy of the original
+    training: str | None = None  # the own training (TRAININGS key) that its original model needs
+    no_op_default: str = ""  # why the defaults provably change nothing, where that is so
+    skip: Callable[..., str | None] | None = None  # (problem facts, hp) -> reason it cannot run, or None
+
+
+@dataclass(frozen=True)
+class TrainingEntry(Entry):
+    """Own training of an original model: ``fn(job) -> Trained(model, artefacts)``."""
+
+    hparams: type = NoParameters
+
+
+@dataclass(frozen=True)
+class ModelEntry(Entry):
+    """``fn(num_classes, input_shape, **options) -> nn.Module`` that follows ``raybench.models.contract``."""
+
+
+@dataclass(frozen=True)
+class DatasetEntry(Entry):
+    """``fn(root, download, **options) -> raybench.data.RawData``."""
+
+
+@dataclass(frozen=True)
+class ScenarioEntry(Entry):
+    """``fn(images, labels, num_classes, params, rng) -> raybench.data.Request``; ``params`` a dataclass type."""
+
+    params: type = NoParameters
+    kind: str = SAMPLE
+
+
+@dataclass(frozen=True)
+class MetricEntry(Entry):
+    """A function of cached outputs, see ``raybench.outputs``.
+
+    ``pair = False``: ``fn(outputs, context) -> float``; the harness computes it for the unlearned and for
+    the retrained model and adds the signed gap. ``pair = True``: ``fn(outputs, retrained, context) -> float``.
+    ``final_only`` metrics look at the test set, so a search never computes them.
+    """
+
+    unit: str = "fraction"
+    range: tuple[float | None, float | None] = (0.0, 1.0)
+    direction: str = MATCH_RETRAINED
+    pair: bool = False
+    final_only: bool = False
+
+
+E = TypeVar("E", bound=Entry)
+
+
+class Registry(Generic[E]):
+    """Names of one kind. Built-in plug-ins and entry points are imported at the first look-up."""
+
+    def __init__(self, kind: str, record: type[E], package: str) -> None:
+        self.kind = kind
+        self.package = package
+        self._record = record
+        self._entries: dict[str, E] = {}
+        self._loaded = False
+
+    def register(self, name: str, **metadata: Any) -> Callable[[Fn], Fn]:
+        """Decorator. A name that is taken raises ``ValueError``; unknown metadata raises ``TypeError``."""
+
+        def add(fn: Fn) -> Fn:
+            for key in ("needs", "scope"):
+                if key in metadata:
+                    metadata[key] = frozenset(metadata[key])
+            entry = self._record(name=name, fn=fn, **{"label": name, **metadata})
+            old = self._entries.get(name)
+            if old is not None and _origin(old.fn) != _origin(fn):
+                raise ValueError(f"{self.kind} {name!r} is registered twice: {_origin(old.fn)} and {_origin(fn)}")
+            self._entries[name] = entry
+            return fn
+
+        return add
+
+    def _load(self) -> None:
+        if self._loaded:
+            return
+        self._loaded = True
+        package = importlib.import_module(self.package)
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{self.package}.{module.name}")
+        for point in importlib.metadata.entry_points(group=self.package):
+            point.load()
+
+    def __getitem__(self, name: str) -> E:
+        self._load()
+        head = name.split(":", 1)[0]  # a prefix family such as timm:<name> is one entry
+        for key in (name, head):
+            if key in self._entries:
+                return self._entries[key]
+        raise unknown(self.kind, name, self._entries)
+
+    def __contains__(self, name: str) -> bool:
+        self._load()
+        return name in self._entries or name.split(":", 1)[0] in self._entries
+
+    def __iter__(self) -> Iterator[E]:
+        self._load()
+        return iter(sorted(self._entries.values(), key=lambda entry: entry.name))
+
+    def names(self) -> list[str]:
+        """All registered names, sorted."""
+        return [entry.name for entry in self]
+
+
+class MethodRegistry(Registry[MethodEntry]):
+    """Methods, with the own trainings of some of them beside."""
+
+    def training(self, name: str, **metadata: Any) -> Callable[[Fn], Fn]:
+        """Decorator for an own training, registered in ``TRAININGS`` under the method's name."""
+        return TRAININGS.register(name, **metadata)
+
+
+def _origin(fn: Callable[..., Any]) -> str:
+    return f"{fn.__module__}.{fn.__qualname__}"
+
+
+def load_plugins(names: tuple[str, ...]) -> None:
+    """Import the importable names of ``plugins:`` so that they register themselves."""
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"plugins must be importable module names, got {name!r} ({error}); "
+                "install the package or set PYTHONPATH"
+            ) from error
+
+
+METHODS = MethodRegistry("method", MethodEntry, "raybench.methods")
+TRAININGS: Registry[TrainingEntry] = Registry("training", TrainingEntry, "raybench.methods")
+MODELS: Registry[ModelEntry] = Registry("model", ModelEntry, "raybench.models")
+DATASETS: Registry[DatasetEntry] = Registry("dataset", DatasetEntry, "raybench.datasets")
+SCENARIOS: Registry[ScenarioEntry] = Registry("scenario", ScenarioEntry, "raybench.scenarios")
+METRICS: Registry[MetricEntry] = Registry("metric", MetricEntry, "raybench.metrics")
+KINDS: dict[str, Registry[Any]] = {
+    "methods": METHODS,
+    "models": MODELS,
+    "datasets": DATASETS,
+    "scenarios": SCENARIOS,
+    "metrics": METRICS,
+}

@@ -1,0 +1,186 @@
+"""``UnlearningTask``: all that an unlearning method may see.
+
+A method is a pure function ``fn(task, hp) -> model``. The test set and the retrained model are not in the task,
+so nobody can peek; data that a method did not declare in ``needs`` raises when asked for.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from raybench.data import Batch, Pixels, Split
+from raybench.passes import Clock, PassCounter
+from raybench.registry import FORGET, RETAIN, VALIDATION
+from raybench.seeding import seeded_globals
+from raybench.training import Loss, Recipe, cross_entropy
+
+Tensors = Mapping[str, Tensor]
+Compute = Callable[[torch.Generator], Tensor | Tensors]
+
+
+class UndeclaredAccess(Exception):
+    """A method asked for data or a resource that its registration does not declare."""
+
+
+class Stop(Exception):
+    """Raised by the harness at a checkpoint to end a method there; the text is the row's ``stop_reason``."""
+
+
+class Once(Protocol):
+    """Where ``UnlearningTask.once`` keeps values (see ``raybench.references``)."""
+
+    def __call__(self, name: str, compute: Compute, inputs: Mapping[str, Any]) -> dict[str, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known about a problem without looking at data."""
+
+    dataset: str
+    model: str
+    num_classes: int
+    input_shape: tuple[int, int, int]
+    forget_classes: tuple[int, ...]
+    scenario_kind: str  # CLASS or SAMPLE
+    original_kind: str = "standard"
+
+
+@dataclass
+class Reported:
+    """What a method states itself: scalars become columns ``reported_<name>``, tensors files."""
+
+    scalars: dict[str, float] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+
+class UnlearningTask:
+    """See the module docstring. Built by the harness (``raybench.trial``) and by tests.
+
+    Attributes:
+        model: private copy of the original model, in evaluation mode, all parameters trainable. Yours to change.
+        forget_classes: the classes to forget; empty in sample scenarios.
+        num_classes, input_shape: K and (channels, height, width).
+        generator: the only source of randomness, on ``device``, seeded by the unlearn seed.
+        recipe: how the original model was trained.
+        artefacts: read-only tensors that the own training saved (codes, checkpoints); empty for standard originals.
+        facts: names and shapes of the problem.
+    """
+
+    def __init__(
+        self,
+        *,
+        original: nn.Module,
+        build: Callable[[], nn.Module],
+        splits: Mapping[str, Split],
+        needs: frozenset[str],
+        facts: Facts,
+        pixels: Pixels,
+        recipe: Recipe,
+        generator: torch.Generator,
+        clock: Clock,
+        passes: PassCounter,
+        once: Once,
+        artefacts: Tensors | None = None,
+        on_checkpoint: Callable[[nn.Module, int, Mapping[str, float]], None] | None = None,
+        loss: Loss = cross_entropy,
+        resources: Path | None = None,
+    ) -> None:
+        self.facts = facts
+        self.forget_classes = facts.forget_classes
+        self.num_classes = facts.num_classes
+        self.input_shape = facts.input_shape
+        self.device = generator.device
+        self.generator = generator
+        self.recipe = recipe
+        self.artefacts: Tensors = MappingProxyType({k: v.clone() for k, v in (artefacts or {}).items()})
+        self.reported = Reported()
+        self._passes = passes
+        self._clock = clock
+        self.model = passes.track(copy.deepcopy(original).requires_grad_(True).eval())
+        self._build = build
+        self._splits = {name: split.bound(generator, clock.tick) for name, split in splits.items()}
+        self._needs = needs
+        self._pixels = pixels
+        self._once = once
+        self._on_checkpoint = on_checkpoint
+        self._loss = loss
+        self._resources = resources
+
+    @property
+    def forget(self) -> Split:
+        """D_f: the samples to forget, with the labels the original was trained on."""
+        return self._declared(FORGET)
+
+    @property
+    def retain(self) -> Split:
+        """D_r: the training samples that stay."""
+        return self._declared(RETAIN)
+
+    @property
+    def validation(self) -> Split:
+        """Held-out samples; in class scenarios of the remaining classes only."""
+        return self._declared(VALIDATION)
+
+    def new_model(self) -> nn.Module:
+        """A freshly initialised network of the same architecture; its weights come from ``generator``."""
+        seed = int(torch.randint(2**62, (1,), generator=self.generator, device=self.device).item())
+        with seeded_globals(seed):
+            return self.track(self._build().to(self.device))
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The data loss per sample [n] (cross-entropy for classification); never build it yourself."""
+        return self._loss(model, batch)
+
+    def to_pixels(self, images: Tensor) -> Tensor:
+        """Normalised images to [0, 1] pixels."""
+        return self._pixels.denormalise(images)
+
+    def from_pixels(self, images: Tensor) -> Tensor:
+        """[0, 1] pixels to normalised images."""
+        return self._pixels.normalise(images)
+
+    def track(self, module: nn.Module) -> nn.Module:
+        """Count the sample passes of a network that the method built itself (a generator, a new head)."""
+        return self._passes.track(module)
+
+    def once(self, name: str, compute: Compute, **inputs: Any) -> dict[str, Tensor]:
+        """A value that does not depend on searched hyperparameters: a Fisher diagonal, inverted images.
+
+        ``compute(generator)`` returns a tensor or a dict of tensors; a lone tensor comes back as
+        ``{"value": tensor}``. ``inputs`` are what else it depends on. The result is shared between trials; its
+        seconds and sample passes are charged to every trial that uses it. Always a copy.
+        """
+        return self._once(name, compute, inputs)
+
+    def checkpoint(self, model: nn.Module, step: int, **scalars: float) -> None:
+        """Offer the model of this step to the harness, off the clock. May raise ``Stop``: let it pass."""
+        self._clock.tick()
+        if self._on_checkpoint is not None:
+            with self._clock.paused(), self._passes.paused(), torch.random.fork_rng(devices=[]):
+                training = model.training
+                self._on_checkpoint(model, step, scalars)
+                model.train(training)
+
+    def report(self, scalars: Mapping[str, float] | None = None, tensors: Tensors | None = None) -> None:
+        """Keep what the method itself states: numbers in the row, tensors in ``artifacts/``."""
+        self.reported.scalars.update({k: float(v) for k, v in (scalars or {}).items()})
+        self.reported.tensors.update({k: v.detach().cpu().clone() for k, v in (tensors or {}).items()})
+
+    def resource(self, name: str) -> Path:
+        """A read-only file shipped with the method."""
+        if self._resources is None or not (self._resources / name).is_file():
+            raise UndeclaredAccess(f"no resource {name!r} is shipped with this method")
+        return self._resources / name
+
+    def _declared(self, name: str) -> Split:
+        if name not in self._needs:
+            raise UndeclaredAccess(f"the method asked for the {name} data, which its needs={{...}} do not declare")
+        return self._splits[name]

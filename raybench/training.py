@@ -1,0 +1,216 @@
+"""The one training loop: original and retrained models, own trainings, and methods that train.
+
+Data live on the device as uint8, augmentation happens there, and nothing per sample runs in Python.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from raybench.data import Batch, Split
+from raybench.seeding import seeded_globals
+
+Loss = Callable[[nn.Module, Batch], Tensor]  # per-sample losses [n]
+BatchTransform = Callable[[Tensor, Tensor], Tensor]  # (normalised images, labels) -> images
+OPTIMISERS = ("sgd", "adam", "adamw")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained. The same recipe makes the original and the retrained models."""
+
+    epochs: int = 30
+    """Passes over the training split."""
+    batch_size: int = 64
+    """Samples a step; the last batch of an epoch may be short."""
+    optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
+    """Update rule; sgd uses ``momentum``."""
+    lr: float = 0.05
+    """Peak learning rate."""
+    momentum: float = 0.9
+    """Momentum of sgd."""
+    weight_decay: float = 5e-4
+    """L2 penalty (decoupled for adamw)."""
+    schedule: Literal["none", "cosine", "step"] = "cosine"
+    """Learning rate over the steps: constant, half a cosine to zero, or times ``gamma`` at the milestones."""
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    """Fractions of the run at which the step schedule drops."""
+    gamma: float = 0.1
+    """Factor of the step schedule."""
+    warmup: float = 0.0
+    """Fraction of the run over which the learning rate rises linearly from zero."""
+    augment: bool = True
+    """Apply the dataset's augmentation."""
+    clip_norm: float | None = None
+    """Largest gradient norm, or no clipping."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 runs the forward pass under autocast; weights stay fp32."""
+    channels_last: bool = False
+    """Memory format of images and weights; faster for convolutions on CUDA."""
+
+    def __post_init__(self) -> None:
+        for name, low in (("epochs", 0), ("batch_size", 1)):
+            if getattr(self, name) < low:
+                raise ValueError(f"recipe {name} must be at least {low}, got {getattr(self, name)}")
+        if not self.lr >= 0.0:
+            raise ValueError(f"recipe lr must not be negative, got {self.lr}")
+        if not 0.0 <= self.warmup < 1.0:
+            raise ValueError(f"recipe warmup must be in [0, 1), got {self.warmup}")
+
+    def lr_at(self, step: int, total: int) -> float:
+        """Learning rate of step ``step`` (from 0) of ``total``."""
+        done = step / max(total, 1)
+        if done < self.warmup:
+            return self.lr * (step + 1) / (self.warmup * total)
+        if self.schedule == "cosine":
+            share = (done - self.warmup) / (1.0 - self.warmup)
+            return self.lr * 0.5 * (1.0 + math.cos(math.pi * share))
+        if self.schedule == "step":
+            return self.lr * self.gamma ** sum(done >= milestone for milestone in self.milestones)
+        return self.lr
+
+
+def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
+    """Per-sample cross-entropy [n] in nats: the data loss of classification."""
+    images, labels = batch
+    return F.cross_entropy(model(images), labels, reduction="none")
+
+
+def make_optimiser(parameters: Iterable[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
+    """The optimiser of a recipe (fused on CUDA)."""
+    params = list(parameters)
+    fused = bool(params) and params[0].is_cuda
+    if recipe.optimiser == "sgd":
+        return torch.optim.SGD(
+            params, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=fused or None
+        )
+    kind = torch.optim.Adam if recipe.optimiser == "adam" else torch.optim.AdamW
+    return kind(params, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused or None)
+
+
+def fit(
+    model: nn.Module,
+    split: Split,
+    recipe: Recipe,
+    *,
+    loss: Loss = cross_entropy,
+    objective: Callable[[Tensor], Tensor] = torch.mean,
+    batch_transform: BatchTransform | None = None,
+    parameters: Iterable[nn.Parameter] | None = None,
+    after_step: Callable[[int], None] | None = None,
+    after_epoch: Callable[[int], None] | None = None,
+    train_mode: bool = True,
+) -> None:
+    """Train ``model`` in place on ``split`` by ``recipe``.
+
+    ``objective`` turns the per-sample losses into the scalar that is minimised (``lambda l: -l.mean()`` ascends).
+    ``batch_transform`` changes the normalised images of a batch (codes, noise). ``after_step(step)`` runs after each
+    optimiser step, ``after_epoch(epoch)`` after each epoch, both counted from 1. ``train_mode=False`` keeps batch
+    norm and dropout in evaluation mode. The split's generator gives order and augmentation.
+    """
+    steps_per_epoch = math.ceil(len(split) / recipe.batch_size)
+    total = recipe.epochs * steps_per_epoch
+    chosen = [p for p in (parameters if parameters is not None else model.parameters()) if p.requires_grad]
+    optimiser = make_optimiser(chosen, recipe)
+    memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    if recipe.channels_last:
+        model.to(memory_format=torch.channels_last)
+    device = split.images.device
+    model.train(train_mode)
+    step = 0
+    for epoch in range(1, recipe.epochs + 1):
+        for images, labels in split.batches(recipe.batch_size, augment=recipe.augment, shuffle=True):
+            if batch_transform is not None:
+                images = batch_transform(images, labels)
+            if recipe.channels_last:
+                images = images.contiguous(memory_format=memory_format)
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.lr_at(step, total)
+            optimiser.zero_grad(set_to_none=True)
+            with _precision(recipe, device):
+                value = objective(loss(model, (images, labels)))
+            value.backward()
+            if recipe.clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_(chosen, recipe.clip_norm)
+            optimiser.step()
+            step += 1
+            if after_step is not None:
+                after_step(step)
+        if after_epoch is not None:
+            after_epoch(epoch)
+    model.eval()
+
+
+def _precision(recipe: Recipe, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    if recipe.precision == "bf16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What an own training gives: the original model, and tensors the method will need (its artefacts)."""
+
+    model: nn.Module
+    artefacts: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def artefact_bytes(self) -> int:
+        """Storage of the artefacts in bytes."""
+        return sum(t.numel() * t.element_size() for t in self.artefacts.values())
+
+
+@dataclass
+class TrainingJob:
+    """All that an own training may see. It does not know what will be forgotten.
+
+    Attributes:
+        train: the training split (drawing from ``generator``).
+        recipe: the standard recipe of the experiment.
+        hparams: the training's own hyperparameters, fixed by the spec.
+        seed: of the weights; ``generator`` is for everything else that is random.
+        observer: called after every step of ``fit``, off the record of the training itself.
+    """
+
+    train: Split
+    recipe: Recipe
+    hparams: Any
+    seed: int
+    build: Callable[[], nn.Module]
+    num_classes: int
+    input_shape: tuple[int, int, int]
+    generator: torch.Generator
+    device: torch.device
+    observer: Callable[[int], None] | None = None
+
+    def new_model(self, seed: int | None = None) -> nn.Module:
+        """A freshly initialised network on the device, from ``seed`` (default: the job's)."""
+        with seeded_globals(self.seed if seed is None else seed):
+            return self.build().to(self.device)
+
+    def fit(self, model: nn.Module, recipe: Recipe | None = None, **options: Any) -> None:
+        """The common loop over the training split; options as in ``raybench.training.fit``."""
+        own = options.pop("after_step", None)
+        observers = [call for call in (own, self.observer) if call is not None]
+
+        def after_step(step: int) -> None:
+            for call in observers:
+                call(step)
+
+        with seeded_globals(self.seed + 1):  # dropout draws from the global state
+            fit(model, self.train, recipe or self.recipe, after_step=after_step, **options)
+
+
+def train_standard(job: TrainingJob) -> Trained:
+    """The standard training: the recipe on cross-entropy. Makes original and retrained models alike."""
+    model = job.new_model()
+    job.fit(model)
+    return Trained(model)
