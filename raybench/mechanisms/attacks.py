@@ -28,6 +28,7 @@ def attack_auc(members: Tensor, non_members: Tensor) -> float:
     Threshold attack of Yeom et al. 2018 (arXiv:1709.01604), all thresholds at once.
     """
     _require_sides(members, non_members, least=2)
+    _require_spread(torch.cat([members, non_members]).numpy())
     ranked = non_members.sort().values
     not_above = torch.searchsorted(ranked, members.contiguous(), right=True)
     below = torch.searchsorted(ranked, members.contiguous(), right=False)
@@ -44,6 +45,7 @@ def attack_tpr(members: Tensor, non_members: Tensor, false_positive_rate: float)
     """
     # With fewer, the only admissible number of false alarms is zero: a different metric under the same name.
     _require_sides(members, non_members, least=2, least_non_members=round(1 / false_positive_rate))
+    _require_spread(torch.cat([members, non_members]).numpy())
     ranked = non_members.sort().values
     # The epsilon keeps 0.01 * 700 = 7.000000000000001 and its likes on the right side of floor.
     allowed = int(false_positive_rate * ranked.numel() + 1e-9)
@@ -89,7 +91,7 @@ def judged_non_member(members: Tensor, non_members: Tensor, targets: Tensor, see
     """
     from sklearn.svm import SVC
 
-    _require_sides(members, non_members, least=2, constant_ok=True)
+    _require_sides(members, non_members, least=2)
     size = min(members.numel(), non_members.numel(), at_most)
     groups = [
         _draw(side, size, seed, "judged_non_member", role)
@@ -108,9 +110,7 @@ def _draw(values: Tensor, size: int, seed: int, *key: str) -> np.ndarray:
     return np.asarray(ranked[np.sort(picked)])
 
 
-def _require_sides(
-    members: Tensor, non_members: Tensor, least: int, least_non_members: int = 0, constant_ok: bool = False
-) -> None:
+def _require_sides(members: Tensor, non_members: Tensor, least: int, least_non_members: int = 0) -> None:
     for role, side, fewest in (
         ("members", members, least),
         ("non-members", non_members, max(least, least_non_members)),
@@ -119,8 +119,6 @@ def _require_sides(
             raise MetricUnavailable(f"the attack needs at least {fewest} {role}, got {side.numel()}")
         if torch.isnan(side).any():
             raise MetricUnavailable(f"the attack scores of the {role} contain NaN")
-    if not constant_ok:
-        _require_spread(torch.cat([members, non_members]).numpy())
 
 
 def _require_spread(scores: np.ndarray) -> None:

@@ -13,18 +13,12 @@ def usable(outputs: Outputs, split: str) -> SplitOutputs:
 
     A class switched off by a logit of minus infinity is legal: accuracies, attacks and divergences still exist.
     """
-    found = outputs[split]
-    # The row maximum is finite exactly when a row has no NaN, no +inf and not only -inf.
-    if not torch.isfinite(found.logits.amax(dim=1)).all():
-        raise MetricUnavailable(f"the {split} outputs contain NaN or infinite logits")
-    return found
+    return _finite(outputs[split], split)
 
 
 def unseen(outputs: Outputs, context: MetricContext) -> SplitOutputs:
     """``context.unseen(outputs)`` with the checks of ``usable``."""
-    split = f"{context.held_out}_forgotten" if context.forget_classes else context.held_out
-    usable(outputs, split)
-    return context.unseen(outputs)
+    return _finite(context.unseen(outputs), "unseen")
 
 
 def paired(outputs: Outputs, retrained: Outputs, split: str) -> tuple[SplitOutputs, SplitOutputs]:
@@ -42,3 +36,10 @@ def accuracy(outputs: Outputs, split: str) -> float:
     """Share of correct predictions over all samples of a split; a count, so no batch can weigh wrongly."""
     correct = usable(outputs, split).correct
     return int(correct.sum()) / correct.numel()
+
+
+def _finite(found: SplitOutputs, name: str) -> SplitOutputs:
+    # The row maximum is finite exactly when a row has no NaN, no +inf and not only -inf.
+    if not torch.isfinite(found.logits.amax(dim=1)).all():
+        raise MetricUnavailable(f"the {name} outputs contain NaN or infinite logits")
+    return found
