@@ -78,7 +78,7 @@ class TrainingEntry(Entry):
 
 @dataclass(frozen=True)
 class ModelEntry(Entry):
-    """``fn(num_classes, input_shape, **options) -> nn.Module`` that follows ``raybench.models.contract``."""
+    """``fn(num_classes, input_shape, **options) -> nn.Module`` that follows ``raybench.contract``."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from raybench.subset import limit
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 MOST_CHANNELS = 4  # an axis of at most this length is the channel axis
-LAYOUTS = "[N, H, W], [N, C, H, W] or [N, H, W, C] with 1 to 4 channels and sides above 4"
+LAYOUTS = "[N, H, W], [N, C, H, W] or [N, H, W, C] with N >= 1, 1 to 4 channels and sides above 4"
 
 
 @DATASETS.register("npz", label="npz file")
@@ -36,7 +37,7 @@ def npz(
     Mean and standard deviation are those of the training pixels. Pickled objects are never loaded, other arrays
     in the file are left alone. Raises ``UserError`` for a file that breaks one of these rules.
     """
-    if augment not in AUGMENTATIONS:
+    if augment not in list(AUGMENTATIONS):
         raise UserError(f"augment of npz must be one of {', '.join(AUGMENTATIONS)}, got {augment!r}; change it")
     file = _find(path, root)
     arrays = _read(file)
@@ -76,7 +77,7 @@ def pixel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float
 
 
 def _find(path: str, root: Path | None) -> Path:
-    given = Path(path).expanduser()
+    given = Path(str(path)).expanduser()
     places = [given] if root is None else [Path(root) / given, given]  # an absolute path wins over root
     for place in places:
         if place.is_file():
@@ -99,9 +100,15 @@ def _read(file: Path) -> dict[str, np.ndarray]:
                 f"{file} must hold {', '.join(ARRAYS)}, got no {' and no '.join(missing)} "
                 f"(it holds {', '.join(content.files) or 'nothing'}); add what is missing with numpy.savez"
             )
-        try:
+        try:  # object arrays and damaged members show only now
             return {name: content[name] for name in ARRAYS}
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:  # object arrays, damaged members
+        except (
+            ValueError,
+            OSError,
+            EOFError,
+            zlib.error,
+            zipfile.BadZipFile,
+        ) as error:
             raise UserError(f"{file} must hold plain, intact arrays, got {error}; write it again") from error
 
 
@@ -112,16 +119,13 @@ def _images(array: np.ndarray, name: str, file: Path) -> np.ndarray:
         if np.issubdtype(array.dtype, np.floating):
             way_out = "undo the normalisation and save (255 * pixels in [0, 1]).round() as uint8"
         raise UserError(f"{name} in {file} must be uint8, got {array.dtype}; {way_out}")
-    if array.ndim == 3:
-        array = array[:, None]
-    first, last = (array.shape[1], array.shape[3]) if array.ndim == 4 else (0, 0)
-    if first > MOST_CHANNELS and 1 <= last <= MOST_CHANNELS:
-        array = array.transpose(0, 3, 1, 2)
-    elif not (1 <= first <= MOST_CHANNELS < last) or array.shape[2] <= MOST_CHANNELS:
+    images = array[:, None] if array.ndim == 3 else array
+    if images.ndim == 4 and images.shape[1] > MOST_CHANNELS:
+        images = images.transpose(0, 3, 1, 2)
+    sizes = images.shape if images.ndim == 4 else (0, 0, 0, 0)
+    if not (sizes[0] >= 1 and 1 <= sizes[1] <= MOST_CHANNELS < min(sizes[2:])):
         raise UserError(f"{name} in {file} must be {LAYOUTS}, got shape {list(array.shape)}; reshape it")
-    if len(array) == 0 or min(array.shape[2:]) <= MOST_CHANNELS:
-        raise UserError(f"{name} in {file} must be {LAYOUTS}, got shape {list(array.shape)}; reshape it")
-    return np.ascontiguousarray(array)
+    return np.ascontiguousarray(images)
 
 
 def _labels(array: np.ndarray, name: str, file: Path) -> np.ndarray:
@@ -131,9 +135,10 @@ def _labels(array: np.ndarray, name: str, file: Path) -> np.ndarray:
             f"{name} in {file} must be integers [N], got {array.dtype} of shape {list(array.shape)}; "
             "save class numbers, one per image"
         )
-    if array.size and int(array.min()) < 0:
-        raise UserError(f"{name} in {file} must not be negative, got {int(array.min())}; number the classes from 0")
-    return array.astype(np.int64)
+    labels = array.astype(np.int64)
+    if labels.size and int(labels.min()) < 0:
+        raise UserError(f"{name} in {file} must not be negative, got {int(labels.min())}; number the classes from 0")
+    return labels
 
 
 def _count_classes(y_train: np.ndarray, y_test: np.ndarray, file: Path) -> int:

@@ -1,0 +1,139 @@
+"""Parameter counts against closed forms and against the numbers that the literature quotes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import resnet18 as torchvision_resnet18
+
+from raybench.errors import UserError
+from raybench.models.allcnn import allcnn
+from raybench.models.lenet5 import lenet5
+from raybench.models.mlp import mlp
+from raybench.models.resnet8 import resnet8
+from raybench.models.resnet18 import resnet18
+
+MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
+
+
+def size(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def conv(inputs: int, outputs: int, kernel: int) -> int:
+    """Parameters of a convolution without bias and of the batch norm after it."""
+    return inputs * outputs * kernel**2 + 2 * outputs
+
+
+@pytest.mark.parametrize(
+    ("hidden", "expected"),
+    [
+        ([1000], 784 * 1000 + 1000 + 1000 * 10 + 10),  # the 784-1000-10 net of the mnemonic-code paper
+        (1000, 795_010),
+        ([], 784 * 10 + 10),
+        ((30, 20), 784 * 30 + 30 + 30 * 20 + 20 + 20 * 10 + 10),
+    ],
+)
+def test_mlp(hidden, expected):
+    assert size(mlp(10, MNIST, hidden=hidden, activation="sigmoid")) == expected
+
+
+def test_mlp_is_softmax_regression_without_hidden_layers():
+    model = mlp(10, MNIST, hidden=[])
+    x = torch.randn(3, *MNIST)
+    assert model.stages() == []
+    torch.testing.assert_close(model(x), x.flatten(1) @ model.head.weight.T + model.head.bias)
+
+
+def test_mlp_sigmoid_by_hand():
+    model = mlp(4, MNIST, hidden=[6], activation="sigmoid").double()
+    x = torch.randn(3, *MNIST, dtype=torch.float64)
+    first = model.stages()[0][1]
+    hidden = 1 / (1 + torch.exp(-(x.flatten(1) @ first.weight.T + first.bias)))
+    torch.testing.assert_close(model.features(x), hidden)
+
+
+@pytest.mark.parametrize("hidden", [[0], [-3], [True], ["a"], "wide", 2.5, [1.5], None])
+def test_mlp_widths(hidden):
+    with pytest.raises(UserError, match="hidden of model mlp must be an integer of at least 1, got"):
+        mlp(10, MNIST, hidden=hidden)
+
+
+@pytest.mark.parametrize("activation", ["tanh", None, ["relu"]])
+def test_mlp_activation(activation):
+    with pytest.raises(UserError, match="activation of model mlp must be relu or sigmoid, got"):
+        mlp(10, MNIST, activation=activation)
+
+
+def test_lenet5():
+    convolutions = 6 * 25 + 6 + 16 * 6 * 25 + 16
+    dense = 120 * 84 + 84 + 84 * 10 + 10
+    assert size(lenet5(10, MNIST)) == convolutions + 400 * 120 + 120 + dense == 61_706
+    assert size(lenet5(10, CIFAR)) == convolutions + 2 * 6 * 25 + 400 * 120 + 120 + dense == 62_006
+    assert lenet5(10, MNIST).stages()[1](lenet5(10, MNIST).stages()[0](torch.zeros(1, *MNIST))).shape == (1, 16, 5, 5)
+
+
+@pytest.mark.parametrize(("shape", "width"), [(MNIST, 96), (CIFAR, 96), (CIFAR, 10)])
+def test_allcnn(shape, width):
+    n, w = width, 2 * width
+    expected = (
+        conv(shape[0], n, 3) + 2 * conv(n, n, 3) + conv(n, w, 3) + 3 * conv(w, w, 3) + conv(w, w, 1) + w * 10 + 10
+    )
+    model = allcnn(10, shape, width=width)
+    assert size(model) == expected
+    assert len(model.stages()) == 8
+
+
+def test_allcnn_attention_maps():
+    sides, x = [], torch.zeros(2, *CIFAR)
+    for stage in allcnn(10, CIFAR, width=4).stages():
+        x = stage(x)
+        sides.append(x.shape[-1])
+    assert sides == [32, 32, 16, 16, 16, 8, 8, 8]
+
+
+def test_resnet18():
+    blocks, inputs = 0, 64
+    for filters in (64, 128, 256, 512):
+        blocks += conv(inputs, filters, 3) + 3 * conv(filters, filters, 3)
+        blocks += conv(inputs, filters, 1) if inputs != filters else 0
+        inputs = filters
+    model = resnet18(10, CIFAR)
+    assert size(model) == conv(3, 64, 3) + blocks + 512 * 10 + 10 == 11_173_962  # the number quoted for CIFAR-10
+    assert len(model.stages()) == 5
+
+
+def test_resnet18_stages_compute_what_torchvision_computes():
+    """Same weights into torchvision's network, its stem replaced by that for small images."""
+    ours = resnet18(10, CIFAR).double().eval()
+    oracle = torchvision_resnet18(num_classes=10)
+    oracle.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    oracle.maxpool = nn.Identity()
+    oracle.double().eval()
+    values = list(ours.state_dict().values())
+    names = list(oracle.state_dict())
+    assert [tuple(t.shape) for t in values] == [tuple(t.shape) for t in oracle.state_dict().values()]
+    generator = torch.Generator().manual_seed(0)
+    values = [torch.rand(t.shape, generator=generator).to(t) * 0.1 + 0.01 for t in values]
+    ours.load_state_dict(dict(zip(ours.state_dict(), values, strict=True)))
+    oracle.load_state_dict(dict(zip(names, values, strict=True)))
+    x = torch.randn(2, *CIFAR, dtype=torch.float64, generator=generator)
+    torch.testing.assert_close(ours(x), oracle(x))
+
+
+def test_resnet8():
+    blocks = 2 * conv(16, 16, 3)
+    for inputs, filters in ((16, 32), (32, 64)):
+        blocks += conv(inputs, filters, 3) + conv(filters, filters, 3) + conv(inputs, filters, 1)
+    assert size(resnet8(10, CIFAR)) == conv(3, 16, 3) + blocks + 64 * 10 + 10 == 78_042
+    assert len(resnet8(10, CIFAR).stages()) == 4
+
+
+@pytest.mark.parametrize("model", [allcnn, resnet18, resnet8])
+@pytest.mark.parametrize("width", [0, -1, 1.5, True, "8"])
+def test_widths(model, width):
+    with pytest.raises(
+        UserError, match=rf"width of model {model.__name__} must be an integer of at least 1, got {width!r}"
+    ):
+        model(10, CIFAR, width=width)
