@@ -1,0 +1,318 @@
+"""Diagonal empirical Fisher information: the mean of squared per-sample loss gradients.
+
+    I_D(w_i) = 1/|D| sum over (x, y) in D of (d loss(x, y; w) / d w_i)^2,   y the given label
+
+One backward pass gives the gradients g of a batch at the *outputs* of the layers; with the layers' inputs a they
+are all that the per-sample gradients of the usual layers need, so no gradient is computed twice:
+
+    linear, one vector per sample   sum_n (g_n a_n^T)^2 = (g^2)^T (a^2)
+    linear on sequences, conv       per-sample products in slices of bounded memory, squared, summed
+    batch norm in evaluation mode   scale: per-sample sums of g * xhat, shift: of g
+
+Every other parameter (layer norm, embeddings, bare parameters, layers that are used twice in one pass) goes
+through ``torch.func``: ``vmap(grad)`` in slices, which costs one more forward and backward pass per sample.
+Labels drawn from the model instead of the data give the true Fisher; the caller does that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn import functional as F
+
+from raybench.data import Batch, Split
+from raybench.passes import count_functional
+
+Mode = Literal["per_sample", "per_batch"]
+LossFunction = Callable[[nn.Module, Batch], Tensor]  # per-sample losses [n]; UnlearningTask.loss is one
+SLICE_ELEMENTS = 2**24  # per-sample gradients and patches held at once: 64 MiB each in fp32
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+FAST = (nn.Linear, nn.Conv2d, *BATCH_NORMS)
+
+
+def data_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Per-sample cross-entropy [n]."""
+    images, labels = batch
+    return F.cross_entropy(model(images), labels, reduction="none")
+
+
+def fisher_diag(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    mode: Mode = "per_sample",
+    batch_size: int = 64,
+    loss: LossFunction = data_loss,
+    slice_elements: int = SLICE_ELEMENTS,
+) -> dict[str, Tensor]:
+    """Fisher diagonal of ``model`` on normalised ``images`` [n, C, H, W] with ``labels`` [n].
+
+    Returns parameter name -> tensor of the parameter's shape and dtype, for every parameter, frozen ones too;
+    sums are kept in float64. The model is in evaluation mode meanwhile (batch norm is then a fixed affine map);
+    modes, ``requires_grad`` flags, gradients and buffers are left as they were.
+
+    ``mode``: ``per_sample`` is the definition above, whatever ``batch_size`` (memory only). ``per_batch`` is what
+    many papers' code computes: the mean over batches of the squared batch-*mean* gradient, each batch with equal
+    weight. For independent zero-mean gradients it is smaller by the factor ``batch_size``.
+
+    Samples must lie along the first dimension of every layer. Raises ``ValueError`` without samples, for an
+    unknown mode, and for batch norm without running statistics (a sample then has no gradient of its own).
+    """
+    pairs = zip(images.split(batch_size), labels.split(batch_size), strict=True)
+    return fisher_of_batches(model, pairs, mode=mode, loss=loss, slice_elements=slice_elements)
+
+
+def fisher_of_split(
+    model: nn.Module,
+    split: Split,
+    *,
+    mode: Mode = "per_sample",
+    batch_size: int = 64,
+    samples: int | None = None,
+    generator: torch.Generator | None = None,
+    loss: LossFunction = data_loss,
+    slice_elements: int = SLICE_ELEMENTS,
+) -> dict[str, Tensor]:
+    """``fisher_diag`` on a split, its batches streamed, without augmentation.
+
+    ``samples``: use that many, drawn uniformly without replacement from ``generator`` (an unbiased estimate).
+    """
+    if samples is not None and samples < len(split):
+        if generator is None:
+            raise ValueError("a Fisher diagonal on a subsample needs a generator to draw it; pass generator=")
+        split = split.subset(torch.randperm(len(split), generator=generator, device=generator.device)[:samples])
+    batches = split.batches(batch_size)
+    return fisher_of_batches(model, batches, mode=mode, loss=loss, slice_elements=slice_elements)
+
+
+def fisher_of_batches(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    mode: Mode = "per_sample",
+    loss: LossFunction = data_loss,
+    slice_elements: int = SLICE_ELEMENTS,
+) -> dict[str, Tensor]:
+    """``fisher_diag`` on an iterable of batches."""
+    if mode not in ("per_sample", "per_batch"):
+        raise ValueError(f"mode of a Fisher diagonal must be per_sample or per_batch, got {mode!r}")
+    for name, layer in model.named_modules():
+        if isinstance(layer, BATCH_NORMS) and not layer.track_running_stats:
+            raise ValueError(f"batch norm {name!r} must track running statistics for per-sample gradients")
+    sums = {n: torch.zeros_like(p, dtype=torch.float64, requires_grad=False) for n, p in model.named_parameters()}
+    count = 0
+    with _differentiable(model), torch.enable_grad():
+        plan = _Plan(model)
+        for batch in batches:
+            if mode == "per_batch":
+                count += 1
+                parameters = dict(model.named_parameters())
+                grads = torch.autograd.grad(loss(model, batch).mean(), list(parameters.values()), allow_unused=True)
+                for name, value in zip(parameters, grads, strict=True):
+                    if value is not None:
+                        sums[name] += value.square()
+                continue
+            count += len(batch[1])
+            for name, squares in plan.squared_gradients(batch, loss, slice_elements):
+                sums[name] += squares
+    if count == 0:
+        raise ValueError("a Fisher diagonal needs at least one sample, got none")
+    dtypes = {name: p.dtype for name, p in model.named_parameters()}
+    return {name: (total / count).to(dtypes[name]) for name, total in sums.items()}
+
+
+@contextlib.contextmanager
+def _differentiable(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and all parameters trainable inside; modes and flags as before outside."""
+    modes = [(module, module.training) for module in model.modules()]
+    flags = [(p, p.requires_grad) for p in model.parameters()]
+    model.eval().requires_grad_(True)
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for p, flag in flags:
+            p.requires_grad_(flag)
+
+
+@dataclass
+class _Call:
+    """One call of a layer. ``version`` is the input's: an input that is written to later cannot be used."""
+
+    inputs: Tensor
+    output: Tensor
+    version: int
+
+
+class _Plan:
+    """Which layers take the fast path, settled on the first batch, and the squared gradients of a batch."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.names = {id(p): name for name, p in model.named_parameters()}
+        self.candidates = [layer for layer in model.modules() if _is_plain(layer)]
+        self.fast: list[nn.Module] | None = None
+        self.slow: list[str] = []
+
+    def squared_gradients(self, batch: Batch, loss: LossFunction, slice_elements: int) -> Iterator[tuple[str, Tensor]]:
+        """(parameter name, sum over the batch of squared per-sample gradients)."""
+        calls: dict[nn.Module, list[_Call]] = {layer: [] for layer in self.candidates}
+        with _recorded(calls):
+            losses = loss(self.model, batch)
+        if self.fast is None:
+            self._settle(calls, losses, len(batch[1]))
+        assert self.fast is not None
+        if any(len(calls[layer]) != 1 for layer in self.fast):
+            raise ValueError("the model calls its layers differently from batch to batch; pass batches one by one")
+        used = [(layer, calls[layer][0]) for layer in self.fast]
+        if used:
+            grads = torch.autograd.grad(losses.sum(), [call.output for _, call in used])
+            with torch.no_grad():
+                for (layer, call), g in zip(used, grads, strict=True):
+                    for p, squares in _squares(layer, call.inputs.detach(), g, slice_elements):
+                        yield self.names[id(p)], squares
+        if self.slow:
+            yield from self._functional(batch, loss, slice_elements)
+
+    def _settle(self, calls: dict[nn.Module, list[_Call]], losses: Tensor, samples: int) -> None:
+        """A layer is fast if its forward ran once, on inputs nobody wrote to, with one row per sample, and the
+        graph of the loss reaches each of its parameters by one edge only (so nobody else uses them)."""
+        edges = _edges_into_parameters(losses)
+        self.fast = []
+        for layer, made in calls.items():
+            once = all(edges[id(p)] == 1 for p in layer.parameters())
+            if once and len(made) == 1 and _rowwise(layer, made[0], samples):
+                self.fast.append(layer)
+        covered = {id(p) for layer in self.fast for p in layer.parameters()}
+        # A parameter that the loss does not reach at all has gradient zero and needs no pass.
+        self.slow = [name for key, name in self.names.items() if key not in covered and edges[key]]
+
+    def _functional(self, batch: Batch, loss: LossFunction, slice_elements: int) -> Iterator[tuple[str, Tensor]]:
+        parameters = dict(self.model.named_parameters())
+        chosen = {name: parameters[name].detach() for name in self.slow}
+
+        def sample_loss(values: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
+            def forward(x: Tensor) -> Any:
+                return functional_call(self.model, values, (x,))
+
+            return loss(cast(nn.Module, forward), (image[None], label[None]))[0]
+
+        per_sample = vmap(grad(sample_loss), in_dims=(None, 0, 0))
+        step = max(1, slice_elements // sum(p.numel() for p in chosen.values()))
+        images, labels = batch
+        # torch.func differentiates all the same; no_grad keeps the other parameters out of an outer graph.
+        with torch.no_grad():
+            for some, their in zip(images.split(step), labels.split(step), strict=True):
+                for name, value in per_sample(chosen, some, their).items():
+                    yield name, value.square().sum(0)
+        count_functional(self.model, len(labels))
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """A layer of a type whose per-sample gradients are written below, without re-parametrisation."""
+    if type(layer) not in FAST or not set(layer._parameters) <= {"weight", "bias"} or "forward" in layer.__dict__:
+        return False
+    if isinstance(layer, nn.Conv2d):
+        return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    return any(True for _ in layer.parameters())
+
+
+def _rowwise(layer: nn.Module, call: _Call, samples: int) -> bool:
+    dims = call.inputs.ndim
+    enough = dims == 4 if isinstance(layer, nn.Conv2d) else dims >= 2
+    return enough and len(call.inputs) == len(call.output) == samples and call.inputs._version == call.version
+
+
+@contextlib.contextmanager
+def _recorded(calls: dict[nn.Module, list[_Call]]) -> Iterator[None]:
+    def record(layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        calls[layer].append(_Call(args[0], output, args[0]._version))
+        return output.clone()  # an in-place activation after the layer must not change what was recorded
+
+    handles = [layer.register_forward_hook(record) for layer in calls]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _edges_into_parameters(losses: Tensor) -> Counter[int]:
+    """id of parameter -> how many edges of the autograd graph lead into it."""
+    edges: Counter[int] = Counter()
+    seen, waiting = set(), [losses.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        for child, _ in node.next_functions:
+            if child is not None and hasattr(child, "variable"):
+                edges[id(child.variable)] += 1
+            waiting.append(child)
+    return edges
+
+
+def _squares(layer: nn.Module, a: Tensor, g: Tensor, slice_elements: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """(parameter, sum over samples of its squared gradients) from layer inputs ``a`` and output gradients ``g``."""
+    if isinstance(layer, BATCH_NORMS):
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        shape = (1, -1, *(1,) * (a.ndim - 2))
+        normalised = (a - layer.running_mean.view(shape)) * (layer.running_var + layer.eps).rsqrt().view(shape)
+        yield layer.weight, _over_positions(g * normalised).square().sum(0)
+        yield layer.bias, _over_positions(g).square().sum(0)
+    elif isinstance(layer, nn.Linear):
+        if a.ndim == 2:
+            yield layer.weight, g.square().T @ a.square()
+        else:
+            left, right = g.flatten(1, -2).transpose(1, 2), a.flatten(1, -2)
+            yield layer.weight, _sum_of_squared_products(left, right, slice_elements)
+        if layer.bias is not None:
+            yield layer.bias, g.flatten(1, -2).sum(1).square().sum(0) if g.ndim > 2 else g.square().sum(0)
+    else:
+        assert isinstance(layer, nn.Conv2d)
+        yield layer.weight, _conv_squares(layer, a, g, slice_elements)
+        if layer.bias is not None:
+            yield layer.bias, _over_positions(g).square().sum(0)
+
+
+def _over_positions(x: Tensor) -> Tensor:
+    """[n, c, ...] summed to [n, c]."""
+    return x.flatten(2).sum(2) if x.ndim > 2 else x
+
+
+def _sum_of_squared_products(left: Tensor, right: Tensor, slice_elements: int) -> Tensor:
+    """sum_n (left_n @ right_n)^2 of [n, o, l] and [n, l, i], as [o, i]."""
+    total = left.new_zeros(left.shape[1], right.shape[2])
+    step = max(1, slice_elements // total.numel())
+    for some, their in zip(left.split(step), right.split(step), strict=True):
+        total += torch.bmm(some, their).square_().sum(0)
+    return total
+
+
+def _conv_squares(layer: nn.Conv2d, a: Tensor, g: Tensor, slice_elements: int) -> Tensor:
+    """Per-sample weight gradients are products of output gradients [n, o, l] with patches [n, l, i kh kw], one
+    per group of channels."""
+    groups = layer.groups
+    size, padding = cast(tuple[int, int], layer.kernel_size), cast(tuple[int, int], layer.padding)
+    per_sample = max(layer.weight.numel(), a.shape[1] * size[0] * size[1] * g.shape[2] * g.shape[3])
+    step = max(1, slice_elements // per_sample)
+    total = torch.zeros_like(layer.weight, requires_grad=False)
+    for some, their in zip(a.split(step), g.split(step), strict=True):
+        patches = F.unfold(some, size, layer.dilation, padding, layer.stride)  # [n, C kh kw, l], channels outermost
+        n, _, positions = patches.shape
+        patches = patches.reshape(n * groups, -1, positions)
+        outputs = their.reshape(n * groups, -1, positions)
+        products = torch.bmm(outputs, patches.transpose(1, 2)).square_()
+        total += products.view(n, *total.shape).sum(0)
+    return total
