@@ -1,0 +1,338 @@
+"""The leaderboard as a group-by of trial rows: one line per dataset, model, scenario, method and variant."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raybench.errors import UserError, unknown
+from raybench.leaderboard.folder import Folder
+from raybench.leaderboard.render import gates_hold, render
+from raybench.leaderboard.schema import (
+    BOOL,
+    INT,
+    LINE,
+    REAL,
+    STATUSES,
+    TEXT,
+    MetricInfo,
+    check_version,
+    describe,
+    metrics_of,
+)
+from raybench.leaderboard.statistics import Interval, as_null, pareto_mask, rank_groups, t_interval
+from raybench.leaderboard.store import ResultStore
+
+__all__ = [
+    "build_leaderboard",
+    "leaderboard_schema",
+    "load_leaderboard",
+    "load_trials",
+    "pareto",
+    "render",
+    "write_leaderboard",
+]
+
+FILE = "leaderboard.parquet"
+PROBLEM = ("dataset", "model", "scenario")
+REFERENCES = ("original", "retrain")
+DISTANCE = "distance"  # the metric that ranks and that the front is drawn with
+_AVERAGED = ("speedup", "retrain_s", "original_train_s", "forward_passes", "backward_passes", "retrain_share", "cpu_s")
+_FIRST = ("original_kind", "device_type", "selected_on", "selected_by", "hparams")
+
+
+def leaderboard_schema(metrics: Sequence[MetricInfo], protocol: str = "") -> pa.Schema:
+    """Schema of ``leaderboard.parquet``."""
+    fields = [pa.field(name, TEXT) for name in (*LINE, "kind", "original_kind", "device_type")]
+    for metric in metrics:
+        for end in ("", "_lo", "_hi", "_retrained", "_gap", "_gap_lo", "_gap_hi", "_floor", "_floor_hi"):
+            fields.append(pa.field(metric.name + end, REAL))
+    fields += [pa.field(name, REAL) for name in ("unlearn_s", "unlearn_s_lo", "unlearn_s_hi", "tuning_s", *_AVERAGED)]
+    fields += [pa.field("peak_memory", INT), pa.field("artefact_bytes", INT), pa.field("forget_size", INT)]
+    fields += [pa.field(name, TEXT) for name in ("hparams", "selected_on", "selected_by")]
+    fields += [pa.field("tuned_here", REAL), pa.field("n", INT), pa.field("status", TEXT)]
+    fields += [pa.field("status_counts", TEXT), pa.field("reason", TEXT), pa.field("gates", TEXT)]
+    fields += [pa.field("rank_group", INT), pa.field("on_pareto_front", BOOL), pa.field("unresolved", BOOL)]
+    return pa.schema(fields, metadata=describe("leaderboard", metrics, protocol))
+
+
+def build_leaderboard(
+    trials: pd.DataFrame, searches: pd.DataFrame, metrics: Sequence[MetricInfo], forced: bool = False
+) -> pa.Table:
+    """The leaderboard of ``trials`` (each id once, in the order written).
+
+    Every number is the mean over train seeds of the mean over unlearn seeds of the ok rows; ``_lo`` and
+    ``_hi`` are the 95 % t-interval over train seeds (null for one). Gaps are signed. ``status`` is the worst
+    of the finals, ``status_counts`` and ``reason`` say how many. A cell (line, train seed, unlearn seed) that
+    was run with another setting later, say after a longer search, counts with its latest row, and only the
+    newest method version counts. ``forced`` ranks with fewer than three train seeds.
+    """
+    rows = _current(trials)
+    protocols = sorted(set(rows["protocol"])) if len(rows) else []
+    if len(protocols) > 1:
+        raise UserError(
+            f"a leaderboard compares rows of one protocol version, got {', '.join(protocols)}; "
+            "give the new runs a results folder of their own"
+        )
+    with_retrained = [
+        m.name for m in metrics if f"{m.name}_retrained" in rows and rows[f"{m.name}_retrained"].notna().any()
+    ]
+    lines: list[dict[str, Any]] = []
+    for problem, group in rows.groupby(list(PROBLEM), sort=True):
+        lines += _problem_lines(
+            dict(zip(PROBLEM, problem, strict=True)), group, trials, searches, metrics, with_retrained, forced
+        )
+    schema = leaderboard_schema(metrics, ",".join(protocols))
+    clean = [{name: as_null(line.get(name)) for name in schema.names} for line in lines]
+    return pa.Table.from_pylist(clean, schema=schema)
+
+
+def _current(trials: pd.DataFrame) -> pd.DataFrame:
+    """Final and reference rows that stand: the newest method version, then the latest row of each cell."""
+    rows = trials[trials["phase"].isin(["final", "reference"])]
+    newest = rows.groupby(list(LINE))["method_version"].transform("max")
+    rows = rows[rows["method_version"] == newest]
+    return rows.drop_duplicates([*LINE, "train_seed", "unlearn_seed"], keep="last")
+
+
+def _problem_lines(
+    problem: dict[str, Any],
+    rows: pd.DataFrame,
+    trials: pd.DataFrame,
+    searches: pd.DataFrame,
+    metrics: Sequence[MetricInfo],
+    with_retrained: Sequence[str],
+    forced: bool,
+) -> list[dict[str, Any]]:
+    golds = rows[(rows["method"] == "retrain") & (rows["unlearn_seed"] >= 1) & (rows["status"] == "ok")]
+    # A metric of a pair of models (distance, divergences) has no retrained value: it is itself the difference.
+    floors = {
+        m.name: t_interval(_per_seed(golds, f"{m.name}_gap" if m.name in with_retrained else m.name, absolute=True))
+        for m in metrics
+    }
+    lines = []
+    distances: dict[str, dict[int, float]] = {}
+    for (method, variant), group in rows.groupby(["method", "variant"], sort=True):
+        line = {**problem, "method": method, "variant": variant}
+        line.update(_line(line, group, metrics, floors))
+        line["tuning_s"] = _tuning_seconds(line, trials, searches)
+        lines.append(line)
+        if DISTANCE in floors and _competes(line):
+            ok = group[group["status"] == "ok"]
+            per_seed = _per_seed(ok, DISTANCE)
+            distances[_key(line)] = dict(zip(per_seed.index.tolist(), per_seed.tolist(), strict=True))
+    unresolved = _unresolved(lines, floors.get(DISTANCE))
+    floor = as_null(floors[DISTANCE].mean) if DISTANCE in floors else None
+    ranks = {} if unresolved else rank_groups(distances, floor, forced=forced)
+    front = set(_front(lines, "unlearn_s", DISTANCE))
+    for i, line in enumerate(lines):
+        line["unresolved"] = unresolved
+        line["rank_group"] = ranks.get(_key(line))
+        line["on_pareto_front"] = i in front
+    return lines
+
+
+def _line(
+    line: dict[str, Any], rows: pd.DataFrame, metrics: Sequence[MetricInfo], floors: dict[str, Interval]
+) -> dict[str, Any]:
+    rows = rows.sort_values(["train_seed", "unlearn_seed"], kind="stable")
+    if line["method"] == "retrain" and (rows["unlearn_seed"] >= 1).any():
+        rows = rows[rows["unlearn_seed"] >= 1]  # gold index 0 is the reference that gaps are measured from
+    ok = rows[rows["status"] == "ok"]
+    out: dict[str, Any] = {"kind": "reference" if line["method"] in REFERENCES else "method"}
+    for metric in metrics:
+        name, floor = metric.name, floors[metric.name]
+        value, gap = t_interval(_per_seed(ok, name)), t_interval(_per_seed(ok, f"{name}_gap"))
+        out |= {name: value.mean, f"{name}_lo": value.lo, f"{name}_hi": value.hi}
+        out |= {f"{name}_gap": gap.mean, f"{name}_gap_lo": gap.lo, f"{name}_gap_hi": gap.hi}
+        out[f"{name}_retrained"] = t_interval(_per_seed(ok, f"{name}_retrained")).mean
+        out |= {f"{name}_floor": floor.mean, f"{name}_floor_hi": floor.hi}
+    seconds = t_interval(_per_seed(ok, "unlearn_s"))
+    out |= {"unlearn_s": seconds.mean, "unlearn_s_lo": seconds.lo, "unlearn_s_hi": seconds.hi}
+    out |= {name: t_interval(_per_seed(ok, name)).mean for name in _AVERAGED}
+    out |= {name: _largest(ok, name) for name in ("peak_memory", "artefact_bytes")}
+    size = rows["forget_size"].dropna()
+    out["forget_size"] = round(size.mean()) if len(size) else None
+    shown = ok if len(ok) else rows
+    out |= {name: _text(shown[name].iloc[0]) for name in _FIRST}
+    tuned = ok["tuned_here"].dropna().astype(float)
+    out["tuned_here"] = float(tuned.mean()) if len(tuned) else None
+    out["n"] = int(ok["train_seed"].nunique())
+    out["gates"] = _merged_gates(ok["gates"])
+    return out | _status(rows)
+
+
+def _per_seed(rows: pd.DataFrame, column: str, absolute: bool = False) -> pd.Series[float]:
+    """Train seed -> mean over unlearn seeds (of absolute values if asked); seeds without a value are left out."""
+    if column not in rows:
+        return pd.Series(dtype="float64")
+    values = rows[column].astype("float64")
+    means: pd.Series[float] = (values.abs() if absolute else values).groupby(rows["train_seed"]).mean()
+    return means.dropna()
+
+
+def _largest(rows: pd.DataFrame, column: str) -> int | None:
+    values = rows[column].dropna()
+    return int(values.max()) if len(values) else None
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _merged_gates(column: Iterable[Any]) -> str:
+    """Gate -> true when it holds in every row that could judge it, null when none could."""
+    merged: dict[str, bool | None] = {}
+    for text in column:
+        for gate, holds in json.loads(text).items() if isinstance(text, str) else ():
+            before = merged.get(gate)
+            merged[gate] = before if holds is None else bool(holds) and before is not False
+    return json.dumps(merged, sort_keys=True)
+
+
+def _status(rows: pd.DataFrame) -> dict[str, Any]:
+    found = rows["status"].value_counts()
+    counts = {status: int(found[status]) for status in STATUSES if status in found.index}
+    worst = max(counts, key=STATUSES.index)
+    reason = None
+    if worst != "ok":
+        reasons = rows.loc[rows["status"] == worst, "reason"].dropna()
+        told = str(reasons.iloc[0]) if len(reasons) else worst
+        reason = told if counts[worst] == len(rows) else f"{counts[worst]} of {len(rows)} {worst}: {told}"
+    return {"status": worst, "status_counts": json.dumps(counts), "reason": reason}
+
+
+def _tuning_seconds(line: dict[str, Any], trials: pd.DataFrame, searches: pd.DataFrame) -> float:
+    """Charged seconds of the line's searches: each trial once, and the search seeds' retraining where it was used."""
+    if not len(searches):
+        return 0.0
+    mine = searches[[_serves(text, line) for text in searches["line"]]]
+    if not len(mine):
+        return 0.0
+    found = trials[trials["trial_id"].isin(set(mine["trial_id"]))].drop_duplicates("trial_id", keep="last")
+    seconds = float(found["unlearn_s"].astype("float64").sum())
+    if line["selected_on"] == "retrained":
+        known = found.dropna(subset=["retrain_s"])
+        seconds += float(known.drop_duplicates("train_seed")["retrain_s"].astype("float64").sum())
+    return seconds
+
+
+def _serves(text: str, line: dict[str, Any]) -> bool:
+    search = json.loads(text)
+    return all(search[key] == line[key] for key in LINE if key in search)
+
+
+def _competes(line: dict[str, Any]) -> bool:
+    return line["kind"] == "method" and line["status"] == "ok" and gates_hold(line["gates"])
+
+
+def _key(line: dict[str, Any]) -> str:
+    return f"{line['method']}/{line['variant']}"
+
+
+def _unresolved(lines: Sequence[dict[str, Any]], floor: Interval | None) -> bool | None:
+    """True where doing nothing is within the gold-vs-gold spread; ``None`` where the spread is not known."""
+    originals = [
+        line for line in lines if line["method"] == "original" and not math.isnan(line.get(DISTANCE, math.nan))
+    ]
+    standard = [line for line in originals if not line["variant"]] or originals
+    if floor is None or math.isnan(floor.hi) or not standard:
+        return None
+    return not float(np.mean([line[DISTANCE] for line in standard])) > floor.hi
+
+
+def _front(lines: Sequence[dict[str, Any]], cost: str, loss: str) -> list[int]:
+    """Positions on the front of one problem; seconds are only compared within one device type."""
+    front: list[int] = []
+    for device in {line["device_type"] for line in lines}:
+        at = [i for i, line in enumerate(lines) if _competes(line) and line["device_type"] == device]
+        pairs = [[as_null(lines[i].get(name)) for i in at] for name in (cost, loss)]
+        mask = pareto_mask(*(np.array(values, dtype=np.float64) for values in pairs))
+        front += [i for i, on in zip(at, mask, strict=True) if on]
+    return front
+
+
+def pareto(leaderboard: pd.DataFrame, cost: str = "unlearn_s", loss: str = "distance") -> pd.DataFrame:
+    """The lines that no other line of the same dataset, model, scenario and device type beats on both numbers.
+
+    Ties are kept; references, lines that are not ok and lines that fail a gate are not considered.
+    """
+    for name in (cost, loss):
+        if name not in leaderboard.columns:
+            raise unknown("column", name, map(str, leaderboard.columns))
+    kept: list[Any] = []
+    for _, group in leaderboard.groupby(list(PROBLEM), sort=False):
+        lines = [{**line, "device_type": _text(line.get("device_type"))} for line in group.to_dict("records")]
+        kept += [group.index[i] for i in _front(lines, cost, loss)]  # type: ignore[arg-type]
+    return leaderboard.loc[leaderboard.index.isin(kept)]
+
+
+def load_trials(directory: str | os.PathLike[str], attempts: bool = False) -> pd.DataFrame:
+    """All rows of a results folder, each id once (its last attempt), or every attempt."""
+    return _open(directory).trials(attempts=attempts)
+
+
+def load_leaderboard(directory: str | os.PathLike[str]) -> pd.DataFrame:
+    """The leaderboard of a results folder, from its rows; from ``leaderboard.parquet`` where no rows ship with it.
+
+    ``attrs["metrics"]`` holds unit and direction of each metric.
+    """
+    table = _from_rows(directory)
+    frame: pd.DataFrame = table.to_pandas()
+    frame.attrs["metrics"] = {m.name: {"unit": m.unit, "direction": m.direction} for m in metrics_of(table.schema)}
+    return frame
+
+
+def write_leaderboard(directory: str | os.PathLike[str]) -> None:
+    """Write ``leaderboard.parquet`` by an atomic replace; a file with the same content keeps its bytes."""
+    store = _open(directory)
+    table = _from_rows(directory)
+    try:
+        old = _stored(store.folder)
+    except UserError:
+        old = None  # damaged or foreign: it is derived, so it is simply replaced
+    if old is not None and old.equals(table, check_metadata=True):
+        return
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    store.folder.put(FILE, sink.getvalue().to_pybytes())
+
+
+def _open(directory: str | os.PathLike[str]) -> ResultStore:
+    store = ResultStore(directory)
+    if not store.folder.exists():
+        raise UserError(f"a results folder must exist, got {store.folder}; run an experiment with --results first")
+    return store
+
+
+def _from_rows(directory: str | os.PathLike[str]) -> pa.Table:
+    store = _open(directory)
+    trials = store.trials()
+    if not len(trials):
+        stored = _stored(store.folder)
+        if stored is not None:
+            return stored
+        raise UserError(
+            f"a results folder must hold rows in trials/, got {store.folder}; run an experiment there first"
+        )
+    return build_leaderboard(trials, store.searches(), store.metrics_on_disk())
+
+
+def _stored(folder: Folder) -> pa.Table | None:
+    try:
+        with folder.open(FILE) as file:
+            table = pq.ParquetFile(file).read()
+    except FileNotFoundError:
+        return None
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{folder}/{FILE} is damaged ({type(error).__name__}); delete it, it is derived") from error
+    check_version(table.schema, "leaderboard", f"{folder}/{FILE}")
+    return table

@@ -1,0 +1,253 @@
+"""The append-only store of trial rows, searches and series in one results folder. Knows nothing of Ray.
+
+``DIR/trials/part-<time>-<uuid>.parquet`` and likewise ``searches/`` and ``series/``. A part is immutable, its
+name is never used again, and every row in it is durable once ``append`` returned. Readers take whole parts
+only and drop repeats, so any number of writers, readers and one compaction may run at the same time.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raybench.errors import UserError, unknown
+from raybench.leaderboard.folder import open_folder
+from raybench.leaderboard.schema import (
+    SEARCHES_SCHEMA,
+    SERIES_SCHEMA,
+    MetricInfo,
+    check_row,
+    check_version,
+    describe,
+    metrics_of,
+    trial_schema,
+    unify,
+)
+
+T = TypeVar("T")
+_ROW_KEY = ("trial_id", "attempt")
+# What makes a record of each table unique, and which of equal ones stands: the first, except for series,
+# where a later attempt draws its curve anew.
+_KEYS: dict[str, tuple[str, ...]] = {
+    "trials": _ROW_KEY,
+    "searches": ("search_id", "round", "index", "train_seed"),
+    "series": ("trial_id", "name", "step"),
+}
+_LISTINGS = 200  # more vanished files than this in one read is not a compaction any more
+
+
+class ResultStore:
+    """One results folder.
+
+    Reading needs neither ``metrics`` nor a writable folder. ``metrics`` decides the columns of new rows.
+    Errors that people can mend (damaged part, newer version, unwritable folder) are ``UserError``; a row
+    that does not fit the schema is a ``ValueError`` and nothing of its batch is written.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], metrics: Sequence[MetricInfo] = ()) -> None:
+        self.folder = open_folder(directory)
+        self.metrics = list(metrics)
+        self._schema = trial_schema(self.metrics)
+        self._seen: set[tuple[str, int]] | None = None
+        self._last_stamp = 0
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open_for_writing(cls, directory: str | os.PathLike[str], metrics: Sequence[MetricInfo] = ()) -> ResultStore:
+        """Create the folder, prove by a real write that rows can be kept, and index the rows already there."""
+        store = cls(directory, metrics)
+        store.folder.prepare()
+        store._index()
+        return store
+
+    # Writing
+
+    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Keep ``rows``; when this returns they survive a power cut. Repeats of (trial_id, attempt) are dropped."""
+        checked = [check_row(row, self._schema) for row in rows]
+        with self._lock:
+            seen = self._index()
+            fresh: dict[tuple[str, int], dict[str, Any]] = {}
+            for row in checked:
+                key = (row["trial_id"], row["attempt"])
+                if key not in seen:
+                    fresh.setdefault(key, row)
+            if not fresh:
+                return
+            protocols = sorted({row["protocol"] for row in fresh.values()})
+            schema = self._schema.with_metadata(describe("trials", self.metrics, ",".join(protocols)))
+            self._write("trials", pa.Table.from_pylist(list(fresh.values()), schema=schema))
+            seen.update(fresh)
+
+    def append_searches(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Keep which trial answers (search, round, index, train seed); equal keys stand once, the first written."""
+        self._append_plain("searches", records, SEARCHES_SCHEMA)
+
+    def append_series(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Keep points (trial_id, name, step, x, y) of curves; a later point replaces an equal (id, name, step)."""
+        self._append_plain("series", records, SERIES_SCHEMA)
+
+    def drop_searches(self, predicate: Callable[[dict[str, Any]], bool]) -> int:
+        """Forget the search records that ``predicate`` holds for (``retry`` drops later rounds); returns how many.
+
+        The kept ones are written first and old parts go newest first, so a kill in between leaves either all
+        of them or a prefix of the rounds; calling again finishes the job.
+        """
+        with self._lock:
+            names, table = self._read("searches")
+            records = table.to_pylist()
+            kept = [record for record in records if not predicate(record)]
+            if len(kept) < len(records):
+                self._replace("searches", names, pa.Table.from_pylist(kept, schema=table.schema))
+            return len(records) - len(kept)
+
+    def compact(self) -> None:
+        """One file per table, by an atomic replace and then deletion of the old parts. One part stays as it is."""
+        with self._lock:
+            for kind in _KEYS:
+                names, table = self._read(kind)
+                if len(names) > 1:
+                    self._replace(kind, names, table)
+
+    # Reading
+
+    def trials(self, attempts: bool = False, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """Rows in the order they were written, each id once (its last attempt; every attempt if ``attempts``)."""
+        wanted = None if columns is None else list(dict.fromkeys([*columns, *_ROW_KEY]))
+        _, table = self._read("trials", wanted)
+        if columns is not None:
+            for name in columns:
+                if name not in table.schema.names:
+                    raise unknown("column", name, self.schema().names)
+        if not attempts:
+            keys = table.select(list(_ROW_KEY)).to_pandas()
+            last = keys.sort_values("attempt", kind="stable").drop_duplicates("trial_id", keep="last")
+            table = table.take(pa.array(sorted(last.index), type=pa.int64()))
+        return _frame(table if columns is None else table.select(list(columns)))
+
+    def searches(self) -> pd.DataFrame:
+        """The search records, by search, round, index and train seed."""
+        frame = _frame(self._read("searches")[1])
+        return frame.sort_values(list(_KEYS["searches"]), ignore_index=True)
+
+    def series(self, trial_id: str | None = None) -> pd.DataFrame:
+        """Points of all curves, or of one trial's."""
+        frame = _frame(self._read("series")[1])
+        if trial_id is not None:
+            frame = frame[frame["trial_id"] == trial_id]
+        return frame.sort_values(list(_KEYS["series"]), ignore_index=True)
+
+    def ids(self) -> set[str]:
+        """Ids of all trials that have a row, read from the folder."""
+        _, table = self._read("trials", list(_ROW_KEY))
+        return set(table["trial_id"].to_pylist())
+
+    def schema(self) -> pa.Schema:
+        """The unified schema of the parts; that of ``metrics`` in an empty folder."""
+        _, schemas = self._collect("trials", lambda file: pq.read_schema(file))
+        return unify(schemas or [self._schema], "trials")
+
+    def metrics_on_disk(self) -> list[MetricInfo]:
+        """The metrics that the parts describe."""
+        return metrics_of(self.schema())
+
+    # Parts
+
+    def _index(self) -> set[tuple[str, int]]:
+        if self._seen is None:
+            _, table = self._read("trials", list(_ROW_KEY))
+            self._seen = set(zip(*(table[name].to_pylist() for name in _ROW_KEY), strict=True))
+        return self._seen
+
+    def _append_plain(self, kind: str, records: Iterable[Mapping[str, Any]], schema: pa.Schema) -> None:
+        rows = [check_row(record, schema) for record in records]
+        if rows:
+            with self._lock:
+                self._write(kind, pa.Table.from_pylist(rows, schema=schema))
+
+    def _write(self, kind: str, table: pa.Table, stamp: int | None = None) -> str:
+        if stamp is None:
+            # Names sort by time of writing, also within one tick of the clock.
+            stamp = self._last_stamp = max(time.time_ns(), self._last_stamp + 1)
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        name = f"{kind}/part-{stamp:020d}-{uuid.uuid4().hex}.parquet"
+        self.folder.put(name, sink.getvalue().to_pybytes())
+        return name
+
+    def _replace(self, kind: str, names: Sequence[str], table: pa.Table) -> None:
+        if table.num_rows:
+            # The time of the oldest part keeps "first written" true beside parts that others add meanwhile.
+            self._write(kind, table, stamp=int(names[0].split("-")[1]))
+        for name in reversed(names):
+            self.folder.delete(name)
+
+    def _collect(self, kind: str, read: Callable[[Any], T]) -> tuple[list[str], list[T]]:
+        """``read`` applied to every part of one consistent listing.
+
+        Two equal listings in a row are a snapshot (names never return), which one listing is not while a
+        compaction adds and removes files. A part that is gone when it is opened starts everything anew.
+        """
+        for _ in range(_LISTINGS):
+            names = self.folder.names(kind)
+            if names != self.folder.names(kind):
+                continue
+            found: list[T] = []
+            try:
+                for name in names:
+                    with self.folder.open(name) as file:
+                        found.append(self._checked(kind, name, file, read))
+            except FileNotFoundError:
+                continue
+            return names, found
+        raise UserError(f"{self.folder}/{kind} keeps changing while it is read; stop the other writers and try again")
+
+    def _checked(self, kind: str, name: str, file: Any, read: Callable[[Any], T]) -> T:
+        path = f"{self.folder}/{name}"
+        try:
+            check_version(pq.read_schema(file), kind, path)
+            file.seek(0)
+            return read(file)
+        except FileNotFoundError:
+            raise
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(
+                f"{path} is damaged ({type(error).__name__}: {str(error).splitlines()[0]}); move it out of the folder "
+                "and run the same command again: only what it held is repeated"
+            ) from error
+
+    def _read(self, kind: str, columns: Sequence[str] | None = None) -> tuple[list[str], pa.Table]:
+        def read(file: Any) -> pa.Table:
+            part = pq.ParquetFile(file)
+            names = None if columns is None else [c for c in columns if c in part.schema_arrow.names]
+            return part.read(columns=names)
+
+        names, tables = self._collect(kind, read)
+        if not tables:
+            empty = {"trials": self._schema, "searches": SEARCHES_SCHEMA, "series": SERIES_SCHEMA}[kind]
+            return names, empty.empty_table()
+        try:
+            schema = unify([table.schema for table in tables], kind)
+        except pa.ArrowException as error:
+            raise UserError(
+                f"the parts in {self.folder}/{kind} disagree about a column's type ({error}); "
+                "use one results folder per experiment"
+            ) from error
+        table = pa.concat_tables(tables, promote_options="permissive").select(schema.names)
+        table = table.cast(schema.remove_metadata()).replace_schema_metadata(schema.metadata)
+        keys = table.select(list(_KEYS[kind])).to_pandas()
+        repeats = keys.duplicated(keep="last" if kind == "series" else "first").to_numpy()
+        return names, table.filter(pa.array(~repeats)) if repeats.any() else table
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    frame: pd.DataFrame = table.to_pandas()
+    return frame
