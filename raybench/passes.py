@@ -53,6 +53,11 @@ class Clock:
             self.cpu_s += time.process_time() - self._since[1]
             self._since = None
 
+    @property
+    def running(self) -> bool:
+        """Whether seconds are being counted."""
+        return self._since is not None
+
     def elapsed(self) -> float:
         """Wall seconds so far."""
         running = time.perf_counter() - self._since[0] if self._since is not None else 0.0

@@ -30,10 +30,6 @@ class UndeclaredAccess(Exception):
     """A method asked for data or a resource that its registration does not declare."""
 
 
-class Stop(Exception):
-    """Raised by the harness at a checkpoint to end a method there; the text is the row's ``stop_reason``."""
-
-
 class Once(Protocol):
     """Where ``UnlearningTask.once`` keeps values (see ``raybench.references``)."""
 
@@ -161,7 +157,7 @@ class UnlearningTask:
         return self._once(name, compute, inputs)
 
     def checkpoint(self, model: nn.Module, step: int, **scalars: float) -> None:
-        """Offer the model of this step to the harness, off the clock. May raise ``Stop``: let it pass."""
+        """Offer the model of this step to the harness, off the clock. May raise ``TimeLimit``: let it pass."""
         self._clock.tick()
         if self._on_checkpoint is not None:
             with self._clock.paused(), self._passes.paused(), torch.random.fork_rng(devices=[]):

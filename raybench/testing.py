@@ -6,7 +6,7 @@ Method authors use it too: ``make_task("my_method")`` is all their test needs.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from raybench.passes import Clock, PassCounter
 from raybench.registry import CLASS, DATASETS, FORGET, METHODS, MODELS, RETAIN, SAMPLE, TRAININGS, VALIDATION
 from raybench.seeding import numpy_generator, torch_generator
 from raybench.space import resolve
-from raybench.task import Facts, UnlearningTask
+from raybench.task import Compute, Facts, Once, UnlearningTask
 from raybench.training import Recipe, Trained, TrainingJob, train_standard
 
 RECIPE = Recipe(epochs=12, batch_size=32, lr=0.05, augment=False)
@@ -98,15 +98,22 @@ def make_task(
     kind: str | None = None,
     seed: int = 0,
     needs: frozenset[str] | None = None,
+    once: Once | None = None,
+    on_checkpoint: Callable[[nn.Module, int, Mapping[str, float]], None] | None = None,
+    **bench_options: Any,
 ) -> UnlearningTask:
-    """A task as the harness would hand it to ``method`` (its scope, needs and own training respected)."""
+    """A task as the harness would hand it to ``method`` (its scope, needs and own training respected).
+
+    ``bench_options`` go to ``make_bench``; ``once`` replaces the store of shared values, which keeps nothing here.
+    """
     entry = METHODS[method] if method else None
     if bench is None:
         scope = entry.scope if entry else frozenset({CLASS, SAMPLE})
-        bench = make_bench(model, kind or (CLASS if CLASS in scope else SAMPLE), entry.training if entry else None)
+        kind = kind or (CLASS if CLASS in scope else SAMPLE)
+        bench = make_bench(model, kind, entry.training if entry else None, **bench_options)
     device = bench.splits[FORGET].images.device
 
-    def once(name: str, compute: Any, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    def compute_anew(name: str, compute: Compute, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         value = compute(torch_generator("once", name, inputs, seed, device=device))
         return {"value": value} if isinstance(value, Tensor) else dict(value)
 
@@ -122,7 +129,8 @@ def make_task(
         generator=torch_generator("task", seed, device=device),
         clock=Clock(device),
         passes=PassCounter(bench.original.model, bench.facts.input_shape),
-        once=once,
+        once=once or compute_anew,
+        on_checkpoint=on_checkpoint,
         artefacts=bench.original.artefacts,
     )
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from raybench.data import Batch, Split
 from raybench.seeding import seeded_globals
+from raybench.space import resolve
 
 Loss = Callable[[nn.Module, Batch], Tensor]  # per-sample losses [n]
 BatchTransform = Callable[[Tensor, Tensor], Tensor]  # (normalised images, labels) -> images
@@ -76,6 +77,11 @@ class Recipe:
         if self.schedule == "step":
             return self.lr * self.gamma ** sum(done >= milestone for milestone in self.milestones)
         return self.lr
+
+
+def make_recipe(values: Mapping[str, Any]) -> Recipe:
+    """A recipe from plain values (a spec's, or JSON's); unknown names and wrong types are a ``UserError``."""
+    return resolve(Recipe, values, "recipe")
 
 
 def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:

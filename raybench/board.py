@@ -1,0 +1,117 @@
+"""All searches of an experiment under way at once: what may run now, and what a finished trial makes possible."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from raybench.ledger import Ledger, Request, Row
+from raybench.plan import Plan
+from raybench.rounds import Ask, Search, Told, points_of_round
+from raybench.seeding import to_json
+from raybench.selection import settings_of
+
+Record = Callable[[list[dict[str, Any]]], None]
+
+
+class Board:
+    """All searches at once: hands out the trials that may run now and opens a round when the one before is complete.
+
+    ``record`` is called with the searches-table records of a round before any of its trials is handed out, so that
+    a resumed run finds the same settings.
+    """
+
+    def __init__(self, plan: Plan, ledger: Ledger, ask: Ask, record: Record) -> None:
+        self._plan = plan
+        self._ledger = ledger
+        self._ask = ask
+        self._record = record
+        self._searches = plan.searches()
+        self._waiting: dict[str, list[Request]] = {s.id: [] for s in self._searches}  # handed out later
+        self._open: dict[str, set[str]] = {s.id: set() for s in self._searches}  # ids this round still needs
+        self._round: dict[str, int] = {s.id: 0 for s in self._searches}
+        self._running: set[str] = set()
+        self.total = sum(s.plan.trials * len(s.plan.seeds) for s in self._searches)
+        for search in self._searches:
+            self._advance(search)
+
+    @property
+    def done(self) -> bool:
+        """Whether every search has spent its budget."""
+        return all(self._round[s.id] >= s.rounds for s in self._searches)
+
+    def next(self) -> Request | None:
+        """A trial that may run now, from the least advanced search; None while all wait for a round to end."""
+        ready = [s for s in self._searches if self._waiting[s.id]]
+        while ready:
+            search = min(ready, key=lambda s: (self._round[s.id], -len(self._waiting[s.id])))
+            request = self._waiting[search.id].pop(0)
+            if not self._ledger.done(request.spec.trial_id) and request.spec.trial_id not in self._running:
+                self._running.add(request.spec.trial_id)
+                return request
+            ready = [s for s in self._searches if self._waiting[s.id]]
+        return None
+
+    def finished(self, row: Row) -> None:
+        """Take the row of a trial; rounds that it completes are closed and the next ones opened."""
+        trial_id = row["trial_id"]
+        self._ledger.rows[trial_id] = row
+        self._running.discard(trial_id)
+        for search in self._searches:
+            if trial_id in self._open[search.id]:
+                self._open[search.id].discard(trial_id)
+                if not self._open[search.id]:
+                    self._round[search.id] += 1
+                    self._advance(search)
+
+    def _advance(self, search: Search) -> None:
+        """Open rounds until one has trials to run."""
+        while self._round[search.id] < search.rounds:
+            number = self._round[search.id]
+            requests = self._requests(search, number)
+            missing = self._ledger.missing(requests)
+            if missing:
+                self._open[search.id] = {request.spec.trial_id for request in missing}
+                self._waiting[search.id] = missing
+                return
+            self._round[search.id] += 1
+
+    def _requests(self, search: Search, number: int) -> list[Request]:
+        table, size = self._ledger.table, search.size_of(number)
+        first = search.plan.seeds[0]
+        known = [(search.id, number, index, first) in table for index in range(size)]
+        if all(known):
+            points = [table[search.id, number, index, first][1] for index in range(size)]
+            return [r for point in points for r in self._plan.search_requests(search, point)]
+        earlier = [s for s in settings_of(search, self._ledger) if s.round < number]
+        told = [Told(s.point, s.values) for s in earlier]
+        requests, records = [], []
+        for index, point in enumerate(points_of_round(search, number, told, self._ask)[:size]):
+            for request in self._plan.search_requests(search, point):
+                seed = request.spec.problem.train_seed
+                requests.append(request)
+                table[search.id, number, index, seed] = (request.spec.trial_id, point)
+                records.append(_table_record(search, number, index, seed, request, point))
+        self._record(records)
+        return requests
+
+
+def _table_record(
+    search: Search, number: int, index: int, seed: int, request: Request, point: Mapping[str, Any]
+) -> dict[str, Any]:
+    line = {
+        "dataset": search.cell.dataset.label,
+        "model": search.cell.model.label,
+        "scenario": search.cell.scenario.label,
+        "method": search.candidate.method,
+        "variant": search.candidate.variant,
+    }
+    return {
+        "search_id": search.id,
+        "line": to_json(line),
+        "round": number,
+        "index": index,
+        "train_seed": seed,
+        "trial_id": request.spec.trial_id,
+        "hparams": to_json(point),
+    }

@@ -1,0 +1,254 @@
+"""A YAML spec -> a validated ``Experiment``: cells, methods, seeds, search, resources.
+
+Names are looked up, parameters resolved and ranges checked here, before anything is trained.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from raybench.errors import UserError, unknown
+from raybench.options import check_options
+from raybench.registry import DATASETS, METHODS, METRICS, MODELS, SCENARIOS, TRAININGS, load_plugins
+from raybench.seeding import canonical
+from raybench.space import SAMPLERS, SCIENTIFIC, resolve, search_space, searched
+from raybench.spec import STANDARD, Choice, Training
+from raybench.spec_file import MethodItem, SpecFile, apply_settings, parse_spec, read_spec
+from raybench.training import Recipe, make_recipe
+
+RULES = ("distance", "knee")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """dataset x model x scenario, with the recipe that trains it."""
+
+    dataset: Choice
+    model: Choice
+    scenario: Choice
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A method as a spec asks for it. ``variant`` is empty unless the spec has several of the same method."""
+
+    method: str
+    variant: str = ""
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    ranges: Mapping[str, Any] = field(default_factory=dict)
+    training: Training = field(default_factory=Training)
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """One search per line: ``trials`` settings in rounds of ``round_size``, on ``seeds``, chosen by ``select``."""
+
+    trials: int = 8
+    round_size: int = 4
+    sampler: str = "tpe"
+    seeds: tuple[int, ...] = (0,)
+    objective: str = "distance"
+    select: tuple[str, ...] = ("distance",)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A validated spec. Everything that a run does is a function of it (and of the data)."""
+
+    name: str
+    description: str
+    cells: tuple[Cell, ...]
+    candidates: tuple[Candidate, ...]
+    train_seeds: tuple[int, ...]
+    unlearn_seeds: tuple[int, ...]
+    evaluate_seed: int
+    split_seed: int
+    draw_seed: int
+    gold_seeds: int
+    search: SearchPlan
+    validation: float
+    metrics: tuple[str, ...]
+    resources: Mapping[str, float]
+    device: str
+    threads: int
+    time_limit_s: float | None
+    exclusive: bool
+    keep: tuple[str, ...]
+    plugins: tuple[str, ...]
+    raw: Mapping[str, Any]
+
+
+def load_experiment(name: str, settings: Sequence[str] = ()) -> Experiment:
+    """Read, override and validate a spec; every problem with it is a one-line ``UserError``."""
+    return make_experiment(apply_settings(read_spec(name), settings))
+
+
+def make_experiment(raw: Mapping[str, Any]) -> Experiment:
+    """Validate a spec given as plain values."""
+    spec = parse_spec(raw)
+    load_plugins(tuple(spec.plugins))
+    candidates = tuple(itertools.chain.from_iterable(_candidates(m) for m in spec.methods))
+    lines = [(c.method, c.variant) for c in candidates]
+    for line in lines:
+        if lines.count(line) > 1:
+            raise UserError(f"methods must be told apart by variant, got {line[0]!r} twice; give each its own variant")
+    metrics = tuple(spec.metrics) if spec.metrics is not None else _default_metrics()
+    for metric in metrics:
+        METRICS[metric]  # unknown names raise here
+    needed = ("distance", "distance_validation")
+    if spec.search.sampler not in SAMPLERS:
+        raise unknown("search.sampler", spec.search.sampler, SAMPLERS)
+    rules = (spec.search.select,) if isinstance(spec.search.select, str) else tuple(spec.search.select)
+    for rule in rules:
+        if rule not in RULES:
+            raise unknown("search.select", rule, RULES)
+    for label, seeds in (("train", spec.seeds.train), ("unlearn", spec.seeds.unlearn)):
+        if len(set(seeds)) < len(seeds):
+            raise UserError(f"seeds.{label} must be different numbers, got {seeds}; drop the repeats")
+    return Experiment(
+        name=spec.name,
+        description=spec.description,
+        cells=_cells(spec),
+        candidates=candidates,
+        train_seeds=tuple(spec.seeds.train),
+        unlearn_seeds=tuple(spec.seeds.unlearn),
+        evaluate_seed=spec.seeds.evaluate,
+        split_seed=spec.seeds.split,
+        draw_seed=spec.seeds.draw,
+        gold_seeds=spec.gold_seeds,
+        search=SearchPlan(
+            spec.search.trials,
+            spec.search.round_size,
+            spec.search.sampler,
+            _search_seeds(spec),
+            spec.search.objective,
+            rules,
+        ),
+        validation=spec.validation,
+        metrics=tuple(dict.fromkeys((*metrics, *needed))),
+        resources={"cpu": 1.0, "gpu": 0.0} | {str(k): v for k, v in spec.resources.items()},
+        device=spec.device,
+        threads=spec.threads,
+        time_limit_s=spec.time_limit,
+        exclusive=spec.timing == "exclusive",
+        keep=tuple(spec.keep),
+        plugins=tuple(spec.plugins),
+        raw=canonical(raw),
+    )
+
+
+def _default_metrics() -> tuple[str, ...]:
+    from raybench.metrics import DEFAULT_METRICS
+
+    return tuple(DEFAULT_METRICS)
+
+
+def _search_seeds(spec: SpecFile) -> tuple[int, ...]:
+    given = spec.search.train_seeds
+    if given == "first":
+        return (spec.seeds.train[0],)
+    if given == "all":
+        return tuple(spec.seeds.train)
+    assert isinstance(given, list)
+    for seed in given:
+        if seed not in spec.seeds.train:
+            raise UserError(
+                f"search.train_seeds must be among seeds.train {spec.seeds.train}, got {seed}; add it there"
+            )
+    if not given:
+        raise UserError("search.train_seeds must name at least one seed, got []; use first, all or a list")
+    return tuple(given)
+
+
+def _cells(spec: SpecFile) -> tuple[Cell, ...]:
+    cells = []
+    for problem in spec.problems:
+        dataset = _choice(problem.dataset, DATASETS)
+        recipe = make_recipe({**spec.recipe, **problem.recipe})
+        for model, scenario in itertools.product(problem.models, problem.scenarios):
+            cells.append(Cell(dataset, _choice(model, MODELS), _scenario(scenario), recipe))
+    keys = [(c.dataset.label, c.model.label, c.scenario.label) for c in cells]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise UserError(f"each dataset x model x scenario must appear once, got {' x '.join(key)} twice; drop one")
+    return tuple(cells)
+
+
+def _choice(given: str | Mapping[str, Any], registry: Any) -> Choice:
+    """``name``, ``{name: x, option: value}`` or ``{x: {option: value}}``."""
+    if isinstance(given, str):
+        name, options = given, {}
+    elif "name" in given:
+        name, options = given["name"], {k: v for k, v in given.items() if k != "name"}
+    elif len(given) == 1:
+        name, options = next(iter(given.items()))
+        options = {} if options is None else options
+    else:
+        raise UserError(f"{registry.kind} must be a name or {{name: ..., options}}, got {dict(given)!r}")
+    if not isinstance(options, Mapping):
+        raise UserError(f"options of {registry.kind} {name} must be a mapping, got {options!r}")
+    entry = registry[name]  # unknown names raise here
+    if registry is not SCENARIOS:
+        check_options(entry.fn, options)
+    return Choice(name, canonical(options))
+
+
+def _scenario(given: str | Mapping[str, Any]) -> Choice:
+    choice = _choice(given, SCENARIOS)
+    entry = SCENARIOS[choice.name]
+    params: Any = resolve(entry.params, choice.options, f"scenario {choice.name}")
+    full = canonical(dataclasses.asdict(params))
+    return Choice(choice.name, {k: v for k, v in full.items() if v is not None})
+
+
+def _candidates(given: str | MethodItem) -> list[Candidate]:
+    """The lines that one item of ``methods`` asks for: one, or one per training option and sweep point."""
+    item = MethodItem(name=given) if isinstance(given, str) else given
+    entry = METHODS[item.name]
+    if entry.reference and (item.hparams or item.space or item.sweep or item.training):
+        raise UserError(f"method {item.name} is a reference and takes no settings; leave them out")
+    resolve(entry.hparams, item.hparams, item.name)
+    search_space(entry.hparams, item.hparams, item.space, item.name)
+    trainings = item.training if isinstance(item.training, list) else [item.training]
+    if any(trainings) and entry.training is None:
+        raise UserError(f"method {item.name} starts from the standard original and has no training; leave it out")
+    for name in item.sweep:
+        if name not in {f.name for f in dataclasses.fields(entry.hparams)}:
+            raise unknown(f"parameter of {item.name}", name, searched(entry.hparams))
+        if not item.sweep[name]:
+            raise UserError(f"sweep of {item.name}.{name} must name at least one value, got []; list the values")
+    points = [dict(zip(item.sweep, values, strict=True)) for values in itertools.product(*item.sweep.values())]
+    candidates = []
+    for training, point in itertools.product(trainings, points):
+        parts = [item.variant] if item.variant else []
+        if len(trainings) > 1:
+            parts.append(_name(training) or "default training")
+        if point:
+            parts.append(_name(point))
+        fixed = {**item.hparams, **point}
+        resolve(entry.hparams, fixed, item.name)
+        ranges = {k: v for k, v in item.space.items() if k not in point}
+        candidates.append(Candidate(item.name, ", ".join(parts), fixed, ranges, _training(entry.training, training)))
+    return candidates
+
+
+def _training(kind: str | None, given: Mapping[str, Any]) -> Training:
+    if kind is None:
+        return Training(STANDARD)
+    entry = TRAININGS[kind]
+    hparams: Any = resolve(entry.hparams, given, f"training {kind}")
+    return Training(kind, entry.version, canonical(hparams))
+
+
+def _name(point: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in point.items())
+
+
+def scientific_fields(hparams: type) -> list[str]:
+    """Names of the fields that a sweep of this method would grid."""
+    return [name for name, mark in searched(hparams).items() if mark.role == SCIENTIFIC]

@@ -1,0 +1,46 @@
+"""Requests for trials, and the ledger of the rows and settings that exist so far."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from raybench.spec import TrialSpec
+
+Row = Mapping[str, Any]
+SearchKey = tuple[str, int, int, int]  # search id, round, index, train seed
+
+
+@dataclass(frozen=True)
+class Request:
+    """A trial to run, with the columns that only the plan knows."""
+
+    spec: TrialSpec
+    context: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {"spec": self.spec.to_dict(), "context": dict(self.context)}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Request:
+        """The inverse of ``to_dict``."""
+        return cls(TrialSpec.from_dict(plain["spec"]), plain["context"])
+
+
+@dataclass
+class Ledger:
+    """The rows and the searches table as far as they exist."""
+
+    rows: dict[str, Row] = field(default_factory=dict)
+    table: dict[SearchKey, tuple[str, dict[str, Any]]] = field(default_factory=dict)  # -> trial id, point
+
+    def done(self, trial_id: str) -> bool:
+        """Whether the trial has a row."""
+        return trial_id in self.rows
+
+    def missing(self, requests: Iterable[Request]) -> list[Request]:
+        """The requests without a row, each trial once."""
+        unique = {request.spec.trial_id: request for request in requests}
+        return [request for trial_id, request in unique.items() if not self.done(trial_id)]

@@ -1,0 +1,192 @@
+"""The plan: cells minus rows. Pure: what to run is a function of the experiment and of the rows that exist.
+
+The same plan drives ``--serial``, the cluster, ``raybench plan`` and resume.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from raybench.experiment import Candidate, Cell, Experiment
+from raybench.ledger import Ledger, Request
+from raybench.registry import METHODS, SCENARIOS, MethodEntry
+from raybench.rounds import Search
+from raybench.seeding import canonical, to_json
+from raybench.selection import choose, distance_floor, settings_of, tuning_cost
+from raybench.space import resolve, search_space
+from raybench.spec import FINAL, REFERENCE, SEARCH, STANDARD, ProblemSpec, Training, TrialSpec, with_seed
+from raybench.task import Facts
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the leaderboard to be: a cell and a candidate, the reason it is skipped, its search (if any)."""
+
+    cell: ProblemSpec
+    candidate: Candidate
+    entry: MethodEntry
+    skip: str | None
+    search: Search | None
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What the plan must know of a dataset."""
+
+    checksum: str
+    num_classes: int
+    input_shape: tuple[int, int, int]
+
+
+class Plan:
+    """The experiment bound to its data (by checksum) and to a device type."""
+
+    def __init__(self, experiment: Experiment, data: Mapping[str, DataFacts], device_type: str) -> None:
+        """``data``: facts by the dataset's label; ``device_type``: cpu or cuda, resolved by the caller."""
+        self.experiment = experiment
+        self.device_type = device_type
+        self._data = data
+        self.problems = [self._problem(cell) for cell in experiment.cells]
+        self.lines = [self._line(p, c) for p in self.problems for c in experiment.candidates if not _reference(c)]
+
+    def references(self) -> list[Request]:
+        """Rows of originals (standard, and one per own training in use) and of every retrained model."""
+        requests = []
+        for problem in self.problems:
+            trainings = {to_json(Training()): Training()}
+            for line in self.lines:
+                if line.cell == problem and line.skip is None:
+                    trainings[to_json(line.candidate.training)] = line.candidate.training
+            for seed in self.experiment.train_seeds:
+                at = with_seed(problem, seed)
+                for training in trainings.values():
+                    requests.append(_reference_request(at, "original", 0, training))
+                for index in range(self.experiment.gold_seeds):
+                    requests.append(_reference_request(at, "retrain", index, Training()))
+        return requests
+
+    def searches(self) -> list[Search]:
+        """All searches, in the order of the lines."""
+        return [line.search for line in self.lines if line.search is not None]
+
+    def finals(self, ledger: Ledger) -> list[Request]:
+        """Final trials of every line whose setting is known by now (skipped lines leave skipped rows)."""
+        requests: list[Request] = []
+        for line in self.lines:
+            for rule, values, context in self._selected(line, ledger):
+                variant = ", ".join(part for part in (line.candidate.variant, rule) if part)
+                for train_seed in self.experiment.train_seeds:
+                    tuned = line.search is not None and train_seed in line.search.plan.seeds
+                    for unlearn_seed in self.experiment.unlearn_seeds:
+                        spec = self._trial(line, train_seed, unlearn_seed, FINAL, values, variant)
+                        requests.append(Request(spec, {**context, "tuned_here": tuned}))
+        return requests
+
+    def count_finals(self) -> int:
+        """How many final trials there will be."""
+        seeds = len(self.experiment.train_seeds) * len(self.experiment.unlearn_seeds)
+        rules = len(self.experiment.search.select)
+        return sum(seeds * (rules if line.search is not None else 1) for line in self.lines)
+
+    def search_requests(self, search: Search, point: Mapping[str, Any]) -> list[Request]:
+        """The trials of one setting: one per search seed, at the first unlearn seed."""
+        line = next(line for line in self.lines if line.search is not None and line.search.id == search.id)
+        unlearn_seed = self.experiment.unlearn_seeds[0]
+        return [
+            Request(
+                self._trial(line, seed, unlearn_seed, SEARCH, point), {"selected_on": "retrained", "tuned_here": True}
+            )
+            for seed in search.plan.seeds
+        ]
+
+    def _selected(self, line: Line, ledger: Ledger) -> Iterator[tuple[str, Mapping[str, Any], dict[str, Any]]]:
+        """(rule part of the variant, searched values, context) per selection rule; nothing while a search runs."""
+        if line.search is None:
+            context: dict[str, Any] = {"skip": line.skip} if line.skip else {}
+            yield "", {}, context
+            return
+        settings = list(settings_of(line.search, ledger))
+        if len(settings) < line.search.plan.trials or any(s.values is None and not s.complete for s in settings):
+            return
+        rules = line.search.plan.select
+        floor = distance_floor(line.cell, ledger)
+        for rule in rules:
+            chosen, note = choose(settings, rule, floor)
+            cost = tuning_cost(line.search, ledger)
+            context = {"selected_on": "retrained", "selected_by": note, "tuning_s": cost}
+            yield (rule if len(rules) > 1 else ""), chosen.point, context
+
+    def _problem(self, cell: Cell) -> ProblemSpec:
+        experiment = self.experiment
+        return ProblemSpec(
+            dataset=cell.dataset,
+            checksum=self._data[cell.dataset.label].checksum,
+            model=cell.model,
+            scenario=cell.scenario,
+            recipe=canonical(dataclasses.asdict(cell.recipe)),
+            train_seed=experiment.train_seeds[0],
+            split_seed=experiment.split_seed,
+            draw_seed=experiment.draw_seed,
+            validation=experiment.validation,
+            threads=experiment.threads,
+            device_type=self.device_type,
+        )
+
+    def _line(self, cell: ProblemSpec, candidate: Candidate) -> Line:
+        entry = METHODS[candidate.method]
+        skip = self._skip(cell, candidate, entry)
+        space = search_space(entry.hparams, candidate.fixed, candidate.ranges, entry.name)
+        search = None
+        if skip is None and space:
+            search = Search(cell, candidate, entry.version, entry.hparams, space, self.experiment.search)
+        return Line(cell, candidate, entry, skip, search)
+
+    def _skip(self, cell: ProblemSpec, candidate: Candidate, entry: MethodEntry) -> str | None:
+        kind = SCENARIOS[cell.scenario.name].kind
+        if kind not in entry.scope:
+            return (
+                f"{entry.label} forgets {' or '.join(sorted(entry.scope))} requests, this scenario is a {kind} request"
+            )
+        if entry.skip is None:
+            return None
+        data = self._data[cell.dataset.label]
+        classes = tuple(cell.scenario.options.get("classes", ())) if kind == "class" else ()
+        facts = Facts(
+            cell.dataset.label,
+            cell.model.label,
+            data.num_classes,
+            data.input_shape,
+            classes,
+            kind,
+            candidate.training.kind,
+        )
+        return entry.skip(facts, resolve(entry.hparams, candidate.fixed, entry.name))
+
+    def _trial(
+        self, line: Line, train_seed: int, unlearn_seed: int, phase: str, values: Mapping[str, Any], variant: str = ""
+    ) -> TrialSpec:
+        hparams: Any = resolve(line.entry.hparams, {**line.candidate.fixed, **values}, line.entry.name)
+        return TrialSpec(
+            problem=with_seed(line.cell, train_seed),
+            method=line.entry.name,
+            method_version=line.entry.version,
+            hparams=canonical(dataclasses.asdict(hparams)),
+            unlearn_seed=unlearn_seed,
+            phase=phase,
+            training=line.candidate.training,
+            variant=variant,
+        )
+
+
+def _reference(candidate: Candidate) -> bool:
+    return METHODS[candidate.method].reference
+
+
+def _reference_request(problem: ProblemSpec, method: str, index: int, training: Training) -> Request:
+    entry = METHODS[method]
+    spec = TrialSpec(problem, method, entry.version, {}, index, REFERENCE, training)
+    variant = "" if training.kind == STANDARD else training.kind
+    return Request(spec, {"variant": variant} if variant else {})

@@ -1,0 +1,165 @@
+"""A problem made concrete: device-resident splits, the forget request drawn, the network's constructor."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from raybench.data import Pixels, RawData, Request, Split
+from raybench.errors import UserError
+from raybench.registry import CLASS, DATASETS, MODELS, SCENARIOS
+from raybench.seeding import content_hash, numpy_generator
+from raybench.space import resolve
+from raybench.spec import Choice, ProblemSpec
+from raybench.task import Facts
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Splits by name: ``train`` (all that the original sees), ``retain forget validation test`` and in class
+    scenarios ``validation_forgotten test_forgotten``. Digests identify what was trained on."""
+
+    spec: ProblemSpec
+    splits: Mapping[str, Split]
+    facts: Facts
+    pixels: Pixels
+    train_digest: str
+    retain_digest: str
+
+    def build(self) -> nn.Module:
+        """A new network (weights from torch's global state: see ``seeding.seeded_globals``)."""
+        return build_model(self.spec.model, self.facts.num_classes, self.facts.input_shape)
+
+
+def build_model(choice: Choice, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
+    """A network by registered name; options it does not know are a ``UserError``."""
+    entry = MODELS[choice.name]
+    family = {"family": choice.name.split(":", 1)[1]} if ":" in choice.name else {}
+    try:
+        model: nn.Module = entry.fn(num_classes, input_shape, **family, **choice.options)
+    except TypeError as error:
+        raise UserError(f"model {choice.name} does not take these options: {error}; see its docstring") from error
+    return model
+
+
+@functools.lru_cache(maxsize=4)
+def _load(name: str, options: str, root: str | None, download: bool) -> tuple[RawData, str]:
+    raw: RawData = DATASETS[name].fn(Path(root) if root else None, download, **json.loads(options))
+    return raw, raw.checksum()
+
+
+def load_data(choice: Choice, root: str | None, download: bool) -> tuple[RawData, str]:
+    """The dataset and its checksum, loaded once per process."""
+    return _load(choice.name, json.dumps(dict(choice.options), sort_keys=True), root, download)
+
+
+def split_validation(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted row numbers (train, validation), stratified by label: a pure function of its arguments."""
+    rng = numpy_generator("validation", seed)
+    held_out = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        held_out[rng.permutation(rows)[: max(1, round(fraction * len(rows)))]] = True
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+def draw_request(spec: ProblemSpec, raw: RawData, train: np.ndarray) -> Request:
+    """What the scenario forgets, over the rows ``train``."""
+    entry = SCENARIOS[spec.scenario.name]
+    params: Any = resolve(entry.params, spec.scenario.options, f"scenario {spec.scenario.name}")
+    rng = numpy_generator("draw", spec.scenario.name, spec.draw_seed)
+    request: Request = entry.fn(raw.x_train[train], raw.y_train[train], raw.num_classes, params, rng)
+    if not 0 < request.forget.sum() < len(train):
+        raise UserError(
+            f"scenario {spec.scenario.label} must forget some and keep some of {len(train)} training samples, "
+            f"got {int(request.forget.sum())} to forget; change its size"
+        )
+    return request
+
+
+def make_problem(spec: ProblemSpec, raw: RawData, device: torch.device) -> Problem:
+    """Everything on the device, as uint8."""
+    train, held_out = split_validation(raw.y_train, spec.validation, spec.split_seed)
+    request = draw_request(spec, raw, train)
+    labels, images = raw.y_train, raw.x_train
+    if request.labels is not None:
+        labels = labels.copy()
+        labels[train] = request.labels
+    if request.images is not None:
+        images = images.copy()
+        images[train] = request.images
+    pixels = Pixels(*(torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (raw.mean, raw.std)))
+    x_train, y_train = _resident(images, device), torch.from_numpy(labels.astype(np.int64)).to(device)
+    x_test, y_test = _resident(raw.x_test, device), torch.from_numpy(raw.y_test.astype(np.int64)).to(device)
+
+    def rows(where: str, index: np.ndarray) -> Split:
+        x, y = (x_test, y_test) if where == "test" else (x_train, y_train)
+        return Split(x, y, torch.from_numpy(index.astype(np.int64)).to(device), pixels, raw.augment)
+
+    gone = np.asarray(request.forget_classes, dtype=np.int64)
+    parts = {"train": rows("train", train), "forget": rows("train", train[request.forget])}
+    parts["retain"] = rows("train", train[~request.forget])
+    for name, index, target in (
+        ("validation", held_out, raw.y_train),
+        ("test", np.arange(len(raw.y_test)), raw.y_test),
+    ):
+        forgotten = np.isin(target[index], gone)
+        parts[name] = rows(name, index[~forgotten])
+        if gone.size:
+            parts[f"{name}_forgotten"] = rows(name, index[forgotten])
+    kind = SCENARIOS[spec.scenario.name].kind
+    facts = Facts(
+        dataset=spec.dataset.label,
+        model=spec.model.label,
+        num_classes=raw.num_classes,
+        input_shape=raw.input_shape,
+        forget_classes=tuple(int(c) for c in request.forget_classes) if kind == CLASS else (),
+        scenario_kind=kind,
+    )
+    train_digest = _digest(spec, train, request.labels, request.images)
+    retain_digest = _digest(spec, train[~request.forget], *_kept(request))
+    return Problem(spec, parts, facts, pixels, train_digest, retain_digest)
+
+
+def _kept(request: Request) -> tuple[np.ndarray | None, np.ndarray | None]:
+    keep = ~request.forget
+    return (
+        request.labels[keep] if request.labels is not None else None,
+        request.images[keep] if request.images is not None else None,
+    )
+
+
+def _digest(spec: ProblemSpec, index: np.ndarray, labels: np.ndarray | None, images: np.ndarray | None) -> str:
+    """Identifies a training set: problems that train on the same samples share their models."""
+    digest = hashlib.sha256(np.ascontiguousarray(index, dtype=np.int64).tobytes())
+    for array in (labels, images):
+        digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
+    return content_hash([spec.checksum, digest.hexdigest()])
+
+
+def _resident(images: np.ndarray, device: torch.device) -> torch.Tensor:
+    return torch.tensor(images, dtype=torch.uint8).to(device)
+
+
+def facts_of(spec: ProblemSpec, raw: RawData, forget_classes: tuple[int, ...] = ()) -> Facts:
+    """The facts that the plan needs to know which methods apply (no tensors are made)."""
+    kind = SCENARIOS[spec.scenario.name].kind
+    return Facts(spec.dataset.label, spec.model.label, raw.num_classes, raw.input_shape, forget_classes, kind)
+
+
+def check_problem(spec: ProblemSpec, raw: RawData) -> Any:
+    """Raise ``UserError`` where this problem cannot be made: bad scenario parameters, a model that does not fit."""
+    train, _ = split_validation(raw.y_train, spec.validation, spec.split_seed)
+    request = draw_request(spec, raw, train)
+    with torch.device("meta"):
+        build_model(spec.model, raw.num_classes, raw.input_shape)
+    return request

@@ -1,0 +1,176 @@
+"""Original and retrained models: trained once per content, stored, checked on load, with their outputs and cost."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raybench.content_store import ContentStore, state_of
+from raybench.evaluation import FINAL_SPLITS, outputs_of, pack, unpack
+from raybench.once import Lease
+from raybench.outputs import Outputs
+from raybench.passes import Clock, PassCounter
+from raybench.problem import Problem
+from raybench.registry import TRAININGS
+from raybench.seeding import content_hash, derive_seed, seeded_globals, torch_generator
+from raybench.space import resolve
+from raybench.spec import PROTOCOL, STANDARD, Training
+from raybench.training import TrainingJob, make_recipe, train_standard
+
+KIND = "references"
+MEMORY_MODELS = 12
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A trained model (clean of hooks, in evaluation mode, never to be changed), its artefacts and its cost.
+
+    ``record``: train_s, cpu_s, forward, backward (sample passes), peak_memory, artefact_bytes, device_name, made_on,
+    started_at. ``cached``: it was in the store before.
+    """
+
+    key: str
+    model: nn.Module
+    artefacts: Mapping[str, Tensor]
+    record: Mapping[str, Any]
+    cached: bool
+
+
+class References:
+    """Loads or trains reference models. ``lease(key)`` gives single flight over a cluster."""
+
+    def __init__(self, store: ContentStore, lease: Lease) -> None:
+        self._store = store
+        self._lease = lease
+        self._models: OrderedDict[str, Reference] = OrderedDict()
+        self._outputs: OrderedDict[str, Outputs] = OrderedDict()
+
+    def original(self, problem: Problem, training: Training) -> Reference:
+        """The original model: trained on all of the training split, standard or by an own training."""
+        seed = derive_seed("original", problem.spec.train_seed)
+        return self._get(problem, training, "train", problem.train_digest, seed)
+
+    def retrained(self, problem: Problem, index: int) -> Reference:
+        """Retrained model ``index`` (0 is the reference): the standard recipe on the retain set, new weights."""
+        seed = derive_seed("retrained", problem.spec.train_seed, index)
+        return self._get(problem, Training(), "retain", problem.retain_digest, seed)
+
+    def outputs(self, problem: Problem, reference: Reference) -> Outputs:
+        """Outputs of a reference on all splits of a problem, computed once."""
+        key = content_hash([reference.key, problem.spec.id, "outputs"])
+        if key not in self._outputs:
+            entry = self._store.get("outputs", key)
+            if entry is None:
+                outputs = outputs_of(reference.model, problem.splits, FINAL_SPLITS)
+                self._store.put("outputs", key, pack(outputs), {"reference": reference.key})
+            else:
+                outputs = unpack(entry[0])
+            _remember(self._outputs, key, outputs)
+        return self._outputs[key]
+
+    def _get(self, problem: Problem, training: Training, split: str, digest: str, seed: int) -> Reference:
+        spec = problem.spec
+        identity = {
+            "protocol": PROTOCOL,
+            "model": spec.model,
+            "recipe": spec.recipe,
+            "training": training,
+            "data": digest,
+            "seed": seed,
+            "threads": spec.threads,
+            "device_type": spec.device_type,
+        }
+        key = content_hash(identity, 32)
+        if key in self._models:
+            return self._models[key]
+        found = self._load(problem, key)
+        if found is None:
+            with self._lease(key):
+                found = self._load(problem, key)
+                if found is None:
+                    self._train(problem, training, split, seed, key, identity)
+                    loaded = self._load(problem, key)
+                    assert loaded is not None
+                    found = Reference(key, loaded.model, loaded.artefacts, loaded.record, cached=False)
+        # A second question in this process finds it cached.
+        again = Reference(key, found.model, found.artefacts, found.record, cached=True)
+        _remember(self._models, key, again)
+        return found
+
+    def _load(self, problem: Problem, key: str) -> Reference | None:
+        entry = self._store.get(KIND, key)
+        if entry is None:
+            return None
+        tensors, record = entry
+        device = problem.splits["train"].images.device
+        with seeded_globals(0):
+            model = problem.build()
+        model.load_state_dict({n[6:]: t for n, t in tensors.items() if n.startswith("model.")})
+        model.to(device).eval().requires_grad_(False)
+        artefacts = {n[10:]: t.to(device) for n, t in tensors.items() if n.startswith("artefacts.")}
+        return Reference(key, model, artefacts, record, cached=True)
+
+    def _train(
+        self, problem: Problem, training: Training, split: str, seed: int, key: str, identity: Mapping[str, Any]
+    ) -> None:
+        device = problem.splits["train"].images.device
+        with seeded_globals(0):
+            passes = PassCounter(problem.build().to(device), problem.facts.input_shape)
+
+        def build() -> nn.Module:
+            return passes.track(problem.build())
+
+        entry = TRAININGS[training.kind] if training.kind != STANDARD else None
+        job = TrainingJob(
+            train=problem.splits[split].bound(torch_generator("order", seed, device=device)),
+            recipe=make_recipe(problem.spec.recipe),
+            hparams=resolve(entry.hparams, training.hparams, training.kind) if entry else None,
+            seed=seed,
+            build=build,
+            num_classes=problem.facts.num_classes,
+            input_shape=problem.facts.input_shape,
+            generator=torch_generator("training", seed, device=device),
+            device=device,
+        )
+        clock = Clock(device)
+        started_at = time.time()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        clock.start()
+        trained = entry.fn(job) if entry else train_standard(job)
+        clock.stop()
+        tensors = {f"model.{n}": t for n, t in state_of(trained.model).items()}
+        tensors |= {f"artefacts.{n}": t for n, t in trained.artefacts.items()}
+        record = {
+            "identity": content_hash(identity, 32),
+            "train_s": clock.wall_s,
+            "cpu_s": clock.cpu_s,
+            "forward": passes.forward,
+            "backward": passes.backward,
+            "peak_memory": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+            "artefact_bytes": trained.artefact_bytes,
+            "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+            "made_on": platform.node(),
+            "started_at": started_at,
+        }
+        self._store.put(KIND, key, tensors, record)
+
+
+def no_lease(key: str) -> contextlib.AbstractContextManager[None]:
+    """Single flight within one process needs no lease."""
+    return contextlib.nullcontext()
+
+
+def _remember(cache: OrderedDict[str, Any], key: str, value: Any) -> None:
+    cache[key] = value
+    cache.move_to_end(key)
+    while len(cache) > MEMORY_MODELS:
+        cache.popitem(last=False)

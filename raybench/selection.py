@@ -1,0 +1,99 @@
+"""Which setting a search has found: its tried settings read back from rows, and the rules that choose one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from raybench.ledger import Ledger, Row
+from raybench.rounds import Search
+from raybench.spec import ProblemSpec
+
+OBJECTIVE = "distance_validation"
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One setting of a search: its point, averaged (distance, passes) where every seed is ok, None otherwise.
+    ``complete``: all its trials have rows."""
+
+    round: int
+    index: int
+    point: Mapping[str, Any]
+    values: tuple[float, float] | None
+    complete: bool
+    trial_ids: tuple[str, ...]
+
+
+def settings_of(search: Search, ledger: Ledger) -> Iterator[Tried]:
+    """The settings that the searches table knows, in index order, up to the budget."""
+    for number in range(search.rounds):
+        for index in range(search.size_of(number)):
+            keys = [(search.id, number, index, seed) for seed in search.plan.seeds]
+            if any(key not in ledger.table for key in keys):
+                return
+            ids = tuple(ledger.table[key][0] for key in keys)
+            rows = [ledger.rows.get(trial_id) for trial_id in ids]
+            point = ledger.table[keys[0]][1]
+            yield Tried(number, index, point, _objectives(rows), all(row is not None for row in rows), ids)
+
+
+def _objectives(rows: Sequence[Row | None]) -> tuple[float, float] | None:
+    values = []
+    for row in rows:
+        if row is None or row["status"] != "ok":
+            return None
+        distance, passes = row.get(OBJECTIVE), row.get("retrain_share")
+        if distance is None or passes is None or not math.isfinite(distance) or not math.isfinite(passes):
+            return None
+        values.append((distance, passes))
+    return sum(v[0] for v in values) / len(values), sum(v[1] for v in values) / len(values)
+
+
+def choose(settings: Sequence[Tried], rule: str, floor: float) -> tuple[Tried, str]:
+    """The setting a rule selects and what is said of it.
+
+    ``distance``: the smallest distance, those within the floor of it told apart by sample passes.
+    ``knee``: on the front of distance against passes, the setting nearest to the ideal corner (both axes scaled).
+    Where no setting is usable it is the first one, and the note says so.
+    """
+    usable = [s for s in settings if s.values is not None]
+    if not usable:
+        return settings[0], f"{rule} (no setting was usable: the first one stands)"
+    if rule == "distance":
+        best = min(s.values[0] for s in usable if s.values)
+        tied = [s for s in usable if s.values and s.values[0] <= best + floor]
+        return min(tied, key=lambda s: (s.values[1] if s.values else 0, s.values, s.round, s.index)), rule
+    low = [min(s.values[i] for s in usable if s.values) for i in (0, 1)]
+    span = [max(s.values[i] for s in usable if s.values) - low[i] or 1.0 for i in (0, 1)]
+
+    def corner(setting: Tried) -> float:
+        assert setting.values is not None
+        return math.hypot(*((setting.values[i] - low[i]) / span[i] for i in (0, 1)))
+
+    return min(usable, key=lambda s: (corner(s), s.round, s.index)), rule
+
+
+def distance_floor(cell: ProblemSpec, ledger: Ledger) -> float:
+    """Mean gold-vs-gold distance (validation) of the cell over the seeds whose rows exist; 0 with one gold model."""
+    key = (cell.dataset.label, cell.model.label, cell.scenario.label)
+    found = [
+        row[OBJECTIVE]
+        for row in ledger.rows.values()
+        if row["method"] == "retrain"
+        and row["unlearn_seed"] >= 1
+        and row.get(OBJECTIVE) is not None
+        and (row["dataset"], row["model"], row["scenario"]) == key
+    ]
+    return sum(found) / len(found) if found else 0.0
+
+
+def tuning_cost(search: Search, ledger: Ledger) -> float:
+    """Charged seconds of all trials of a search, and of retraining on its seeds, since the objective used that."""
+    ids = {trial_id for s in settings_of(search, ledger) for trial_id in s.trial_ids}
+    rows = [ledger.rows[i] for i in ids if i in ledger.rows]
+    seconds: float = sum(row["unlearn_s"] or 0.0 for row in rows if row.get("unlearn_s") is not None)
+    retrains = {row["train_seed"]: row["retrain_s"] for row in rows if row.get("retrain_s") is not None}
+    return float(seconds + sum(retrains.values()))

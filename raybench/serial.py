@@ -1,0 +1,70 @@
+"""``--serial``: the same plan, rounds, trials and store in this process, without importing Ray. Also defines what
+an executor is: the cluster has the other one (``raybench.cluster.scheduler``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from raybench.board import Board
+from raybench.leaderboard.store import ResultStore
+from raybench.ledger import Request, Row
+from raybench.rounds import Ask, ask_optuna
+from raybench.trial import Placement, Settings, Workshop, run_trial
+
+Finished = Callable[[Row], None]
+
+
+class Executor(Protocol):
+    """Runs requests and makes their rows durable. ``finished(row)`` is called in the driver, in its main thread, after
+    the row is on storage. An executor never runs two requests of one trial id."""
+
+    ask: Ask
+
+    def record(self, records: list[dict[str, Any]]) -> None:
+        """Make records of the searches table durable."""
+
+    def run_fixed(self, requests: Sequence[Request], finished: Finished) -> None:
+        """Run requests in any order (references, finals)."""
+
+    def run_searches(self, board: Board, finished: Finished) -> None:
+        """Run what ``board.next()`` hands out until ``board.done``; tell ``board.finished`` every row."""
+
+    def close(self) -> None:
+        """Release what was started."""
+
+
+class SerialExecutor:
+    """One trial after the other, here."""
+
+    def __init__(self, store: ResultStore, settings: Settings) -> None:
+        self._store = store
+        self._shop = Workshop(settings, placement=Placement(exclusive=True))
+        self.ask: Ask = ask_optuna
+
+    def record(self, records: list[dict[str, Any]]) -> None:
+        """See ``Executor``."""
+        self._store.append_searches(records)
+
+    def run_fixed(self, requests: Sequence[Request], finished: Finished) -> None:
+        """See ``Executor``."""
+        for request in requests:
+            finished(self._run(request))
+
+    def run_searches(self, board: Board, finished: Finished) -> None:
+        """See ``Executor``."""
+        while not board.done:
+            request = board.next()
+            if request is None:
+                raise RuntimeError("the search board waits for a trial that nobody runs")
+            row = self._run(request)
+            board.finished(row)
+            finished(row)
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+    def _run(self, request: Request) -> Row:
+        row = run_trial(request.spec, request.context, self._shop)
+        self._store.append([row])
+        return row

@@ -1,0 +1,109 @@
+"""Specifications of problems, reference models and trials, and the content hashes that identify them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from raybench.seeding import canonical, content_hash
+
+PROTOCOL = "1"  # moves when the numbers of an unchanged spec would move
+
+SEARCH = "search"
+FINAL = "final"
+REFERENCE = "reference"
+STANDARD = "standard"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A registered name with its options, as a spec gives it."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """How people read it: ``class(classes=0)``, ``lenet5``."""
+        if not self.options:
+            return self.name
+        return f"{self.name}({', '.join(f'{k}={_short(v)}' for k, v in sorted(self.options.items()))})"
+
+
+@dataclass(frozen=True)
+class ProblemSpec:
+    """dataset x model x scenario x train seed, with everything that changes what is trained."""
+
+    dataset: Choice
+    checksum: str
+    model: Choice
+    scenario: Choice
+    recipe: Mapping[str, Any]
+    train_seed: int
+    split_seed: int = 0
+    draw_seed: int = 0
+    validation: float = 0.1
+    threads: int = 1
+    device_type: str = "cpu"
+
+    @cached_property
+    def id(self) -> str:
+        """Content hash."""
+        return content_hash(self)
+
+
+@dataclass(frozen=True)
+class Training:
+    """Which original a method starts from: the standard one or an own training with its settings."""
+
+    kind: str = STANDARD
+    version: int = 1
+    hparams: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrialSpec:
+    """One method, one setting, one problem, one unlearn seed. ``variant`` counts in finals only, where two
+    lines of one spec may ask for the same setting."""
+
+    problem: ProblemSpec
+    method: str
+    method_version: int
+    hparams: Mapping[str, Any]
+    unlearn_seed: int
+    phase: str
+    training: Training = field(default_factory=Training)
+    variant: str = ""
+    protocol: str = PROTOCOL
+
+    @cached_property
+    def trial_id(self) -> str:
+        """Content hash: the identity of the row this trial leaves."""
+        return content_hash(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        plain: dict[str, Any] = canonical(self)
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> TrialSpec:
+        """The inverse of ``to_dict``."""
+        problem = dict(plain["problem"])
+        for key in ("dataset", "model", "scenario"):
+            problem[key] = Choice(**problem[key])
+        return cls(**{**plain, "problem": ProblemSpec(**problem), "training": Training(**plain["training"])})
+
+
+def with_seed(problem: ProblemSpec, train_seed: int) -> ProblemSpec:
+    """The same cell at another train seed."""
+    return dataclasses.replace(problem, train_seed=train_seed)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "+".join(_short(v) for v in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)

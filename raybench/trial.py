@@ -1,0 +1,392 @@
+"""``run_trial``: one method, one setting, one problem, one seed -> one row. Knows nothing of Ray.
+
+Clock, memory, status, evaluation and provenance of every trial are here, on every path alike.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import datetime
+import os
+import platform
+import time
+import traceback
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import raybench
+from raybench.content_store import ContentStore, state_of
+from raybench.evaluation import measure, outputs_of, pack, splits_for
+from raybench.once import Lease, OnceMemory, SharedOnce
+from raybench.outputs import MetricContext, Outputs
+from raybench.passes import Clock, PassCounter, TimeLimit
+from raybench.problem import Problem, load_data, make_problem
+from raybench.references import Reference, References, no_lease
+from raybench.registry import METHODS, MethodEntry, load_plugins
+from raybench.seeding import seeded_globals, to_json, torch_generator
+from raybench.space import resolve
+from raybench.spec import REFERENCE, SEARCH, ProblemSpec, TrialSpec
+from raybench.task import UnlearningTask
+from raybench.training import make_recipe
+
+MIN_TIME_LIMIT_S = 600.0
+RETRAIN_TIMES = 20.0  # the default limit is this many retrainings: a net against hangs
+WARMUP_SAMPLES = 32
+
+
+class WrongDevice(Exception):
+    """This worker lacks the device type that the trial is pinned to; hand it to another one."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every process of a run needs to know and what is not part of a trial's identity."""
+
+    experiment: str
+    store: str
+    metrics: tuple[str, ...]
+    artifacts: str | None = None  # folder for outputs and weights of finals
+    data_root: str | None = None
+    download: bool = False
+    plugins: tuple[str, ...] = ()
+    evaluate_seed: int = 0
+    keep: tuple[str, ...] = ("outputs",)
+    use_once: bool = True
+    time_limit_s: float | None = None
+    git_commit: str = ""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a trial runs: filled in by the executor."""
+
+    device_ids: str = ""
+    ray_version: str | None = None
+    exclusive: bool = True
+    node: str = field(default_factory=platform.node)
+
+
+class Workshop:
+    """What a warm process keeps between trials: data, reference models, shared values."""
+
+    def __init__(self, settings: Settings, lease: Lease = no_lease, placement: Placement | None = None) -> None:
+        load_plugins(settings.plugins)
+        self.settings = settings
+        self.placement = placement or Placement()
+        self.lease = lease
+        self.store = ContentStore(settings.store)
+        self.references = References(self.store, lease)
+        self.memory = OnceMemory()
+        self._problems: OrderedDict[str, Problem] = OrderedDict()
+
+    def problem(self, spec: ProblemSpec) -> Problem:
+        """The problem on its device; the few most recent ones stay."""
+        if spec.id not in self._problems:
+            raw, checksum = load_data(spec.dataset, self.settings.data_root, self.settings.download)
+            if checksum != spec.checksum:
+                name = spec.dataset.label
+                raise ValueError(f"dataset {name} has checksum {checksum} on this node, the plan has {spec.checksum}")
+            self._problems[spec.id] = make_problem(spec, raw, self.device(spec.device_type))
+            while len(self._problems) > 6:
+                self._problems.popitem(last=False)
+        self._problems.move_to_end(spec.id)
+        return self._problems[spec.id]
+
+    def device(self, device_type: str) -> torch.device:
+        """The device of this type that this process was given."""
+        if device_type == "cuda" and not torch.cuda.is_available():
+            raise WrongDevice(f"{self.placement.node} has no CUDA device")
+        return torch.device(device_type)
+
+
+@dataclass
+class _Run:
+    """One trial under way."""
+
+    spec: TrialSpec
+    shop: Workshop
+    row: dict[str, Any]
+
+    @cached_property
+    def problem(self) -> Problem:
+        return self.shop.problem(self.spec.problem)
+
+    @cached_property
+    def original(self) -> Reference:
+        return self.shop.references.original(self.problem, self.spec.training)
+
+    @cached_property
+    def retrained(self) -> Reference:
+        return self.shop.references.retrained(self.problem, 0)
+
+
+def run_trial(spec: TrialSpec, context: Mapping[str, Any], shop: Workshop) -> dict[str, Any]:
+    """Run one trial and return its row (a plain dict in the schema of ``raybench.leaderboard``).
+
+    ``context`` are columns that the plan knows (experiment, variant, selected_on, ...). An exception of the method
+    becomes a ``failed`` row with its reason; only ``WrongDevice`` and interrupts leave this function.
+    """
+    started, clock0 = datetime.datetime.now(datetime.UTC), time.perf_counter()
+    torch.set_num_threads(spec.problem.threads)
+    torch.backends.cudnn.benchmark = False
+    row = _identity(spec, context, shop)
+    row["started_at"] = started
+    run = _Run(spec, shop, row)
+    try:
+        if context.get("skip"):
+            row |= {"status": "skipped", "reason": context["skip"]}
+        elif spec.phase == REFERENCE:
+            _reference(run)
+        else:
+            _method(run)
+    except WrongDevice:
+        raise
+    except Exception as error:  # a bug in a trial is a row with its reason, never a lost run
+        row |= {"status": "failed", "reason": _reason(error)}
+    row["wall_s"] = time.perf_counter() - clock0
+    return row
+
+
+def _identity(spec: TrialSpec, context: Mapping[str, Any], shop: Workshop) -> dict[str, Any]:
+    problem, settings, placement = spec.problem, shop.settings, shop.placement
+    cuda = problem.device_type == "cuda" and torch.cuda.is_available()
+    row: dict[str, Any] = {
+        "trial_id": spec.trial_id,
+        "attempt": 0,
+        "experiment": settings.experiment,
+        "protocol": spec.protocol,
+        "dataset": problem.dataset.label,
+        "dataset_checksum": problem.checksum,
+        "model": problem.model.label,
+        "scenario": problem.scenario.label,
+        "method": spec.method,
+        "method_version": spec.method_version,
+        "variant": spec.variant,
+        "original_kind": spec.training.kind,
+        "phase": spec.phase,
+        "train_seed": problem.train_seed,
+        "unlearn_seed": spec.unlearn_seed,
+        "evaluate_seed": settings.evaluate_seed,
+        "hparams": to_json(spec.hparams),
+        "spec": to_json(spec),
+        "status": "ok",
+        "threads": problem.threads,
+        "raybench_version": raybench.__version__,
+        "torch_version": torch.__version__,
+        "ray_version": placement.ray_version,
+        "cuda_version": torch.version.cuda if cuda else None,
+        "device_type": problem.device_type,
+        "device_name": torch.cuda.get_device_name() if cuda else platform.machine(),
+        "device_ids": placement.device_ids,
+        "node": placement.node,
+        "pid": os.getpid(),
+        "git_commit": settings.git_commit,
+        "exclusive": placement.exclusive,
+        "cached": False,
+    }
+    return row | {key: value for key, value in context.items() if key != "skip"}
+
+
+def _reference(run: _Run) -> None:
+    """Rows of ``original`` (cost of doing nothing: zero) and of retrained model ``unlearn_seed``."""
+    if run.spec.method == "original":
+        reference = run.original
+        cost = {"wall_s": 0.0, "cpu_s": 0.0, "forward": 0.0, "backward": 0.0}
+    else:
+        index = run.spec.unlearn_seed
+        reference = run.shop.references.retrained(run.problem, index)
+        cost = {**reference.record, "wall_s": reference.record["train_s"]}
+    run.row["cached"] = reference.cached
+    run.row["artefact_bytes"] = reference.record["artefact_bytes"]
+    _cost(run, cost, shared_s=0.0, peak=reference.record["peak_memory"])
+    outputs = run.shop.references.outputs(run.problem, reference)
+    _evaluate(run, outputs, reference.model)
+
+
+def _method(run: _Run) -> None:
+    """A search or final trial: warm up, run the method on the clock, look at what it returned."""
+    spec, problem, shop = run.spec, run.problem, run.shop
+    entry = METHODS[spec.method]
+    original, retrained = run.original, run.retrained
+    device = problem.splits["train"].images.device
+    limit = shop.settings.time_limit_s or max(MIN_TIME_LIMIT_S, RETRAIN_TIMES * retrained.record["train_s"])
+    clock = Clock(device, limit)
+    passes = PassCounter(original.model, problem.facts.input_shape)
+    task = _task(run, entry, clock, passes)
+    _warm_up(original.model, problem)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    run.row["artefact_bytes"] = original.record["artefact_bytes"]
+    hparams: Any = resolve(entry.hparams, spec.hparams, spec.method)
+    result: Any = None
+    clock.start()
+    try:
+        with seeded_globals(spec.unlearn_seed + 1):  # dropout and initialisers can draw from the global state only
+            result = entry.fn(task, hparams)
+        clock.stop()
+    except TimeLimit as stop:
+        run.row |= {"status": "timeout", "reason": str(stop)}
+    except torch.OutOfMemoryError as error:
+        run.row |= {"status": "failed", "reason": f"out of memory: {str(error).splitlines()[0]}"}
+    finally:
+        clock.stop()
+        peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+        cost = {"wall_s": clock.wall_s, "cpu_s": clock.cpu_s, "forward": passes.forward, "backward": passes.backward}
+        _cost(run, cost, shared_s=clock.shared_s, peak=peak)
+    if result is not None:
+        run.row["reported"] = to_json(task.reported.scalars) if task.reported.scalars else None
+        _keep(run, "reported", task.reported.tensors)
+        with passes.paused():
+            _look(run, entry, result)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _task(run: _Run, entry: MethodEntry, clock: Clock, passes: PassCounter) -> UnlearningTask:
+    spec, problem, shop = run.spec, run.problem, run.shop
+    device = problem.splits["train"].images.device
+    generator = torch_generator("unlearn", spec.method, spec.unlearn_seed, spec.problem.train_seed, device=device)
+    once = SharedOnce(
+        store=shop.store if shop.settings.use_once else None,
+        memory=shop.memory,
+        identity={
+            "problem": spec.problem.id,
+            "original": run.original.key,
+            "method": spec.method,
+            "version": spec.method_version,
+            "device_type": spec.problem.device_type,
+        },
+        timing="search" if spec.phase == SEARCH else "final",
+        unlearn_seed=spec.unlearn_seed,
+        generator=generator,
+        clock=clock,
+        passes=passes,
+        lease=shop.lease,
+    )
+    return UnlearningTask(
+        original=run.original.model,
+        build=problem.build,
+        splits={name: problem.splits[name] for name in ("forget", "retain", "validation")},
+        needs=entry.needs,
+        facts=dataclasses.replace(problem.facts, original_kind=spec.training.kind),
+        pixels=problem.pixels,
+        recipe=make_recipe(spec.problem.recipe),
+        generator=generator,
+        clock=clock,
+        passes=passes,
+        once=once,
+        artefacts=run.original.artefacts,
+        resources=Path(raybench.__file__).parent / "resources" / spec.method,
+    )
+
+
+def _look(run: _Run, entry: MethodEntry, result: Callable[[Tensor], Tensor]) -> None:
+    """Status and metrics of what a method returned."""
+    if isinstance(result, nn.Module):
+        state = [*result.parameters(), *result.buffers()]
+        if any(t.is_floating_point() and not bool(torch.isfinite(t).all()) for t in state):
+            run.row |= {"status": "diverged", "reason": "the unlearned model has non-finite weights"}
+            return
+    outputs = outputs_of(result, run.problem.splits, splits_for(run.spec.phase != SEARCH))
+    if any(not bool(torch.isfinite(outputs[n].logits).all()) for n in outputs if outputs.has(n)):
+        run.row |= {"status": "diverged", "reason": "the unlearned model has non-finite outputs"}
+        return
+    changed: bool | None = None
+    if isinstance(result, nn.Module) and not entry.identity:
+        before = run.original.model.state_dict()
+        after = result.state_dict()
+        changed = before.keys() != after.keys() or any(not torch.equal(before[n], after[n]) for n in before)
+    _evaluate(run, outputs, result if isinstance(result, nn.Module) else None, changed)
+
+
+def _evaluate(run: _Run, outputs: Outputs, model: nn.Module | None, changed: bool | None = None) -> None:
+    spec, settings, facts = run.spec, run.shop.settings, run.problem.facts
+    final = spec.phase != SEARCH
+    retrained = run.shop.references.outputs(run.problem, run.retrained)
+    context = MetricContext(
+        num_classes=facts.num_classes,
+        held_out="test" if final else "validation",
+        forget_classes=facts.forget_classes,
+        evaluate_seed=settings.evaluate_seed,
+    )
+    columns, missing = measure(settings.metrics, outputs, retrained, context)
+    run.row |= columns
+    run.row["missing"] = to_json(missing) if missing else None
+    run.row["forget_size"] = len(run.problem.splits["forget"])
+    run.row["gates"] = to_json(_gates(run, outputs, retrained, changed))
+    if final:
+        if "outputs" in settings.keep:
+            _keep(run, "outputs", pack(outputs))
+        if "weights" in settings.keep and model is not None:
+            _keep(run, "weights", state_of(model))
+
+
+def _gates(run: _Run, outputs: Outputs, retrained: Outputs, changed: bool | None) -> dict[str, bool | None]:
+    """Sanity gates: name -> holds, fails, or null where it cannot be judged. Each is explained in the README."""
+    original = run.shop.references.outputs(run.problem, run.original)
+
+    def accuracy(of: Outputs, split: str) -> float:
+        return float(of[split].correct.double().mean())
+
+    chance = 1.0 / run.problem.facts.num_classes
+    return {
+        "retain_above_chance": accuracy(outputs, "retain") > 1.5 * chance,
+        "weights_changed": changed,
+        # The retrained model may lose what D_f taught it, but not the recipe: else it is no reference.
+        "retrained_not_worse": accuracy(retrained, "retain") >= accuracy(original, "retain") - 0.1,
+    }
+
+
+def _cost(run: _Run, cost: Mapping[str, float], shared_s: float, peak: int | None) -> None:
+    record = run.retrained.record
+    unit = PassCounter(run.original.model, run.problem.facts.input_shape)
+    flops = cost["forward"] * unit.unit_forward + cost["backward"] * unit.unit_backward
+    whole = record["forward"] * unit.unit_forward + record["backward"] * unit.unit_backward
+    run.row |= {
+        "unlearn_s": cost["wall_s"],
+        "cpu_s": cost["cpu_s"],
+        "shared_s": shared_s,
+        "retrain_s": record["train_s"],
+        "speedup": record["train_s"] / cost["wall_s"] if cost["wall_s"] > 0 else None,
+        "original_train_s": run.original.record["train_s"],
+        "forward_passes": cost["forward"],
+        "backward_passes": cost["backward"],
+        "retrain_share": flops / whole if whole > 0 else None,
+        "peak_memory": peak,
+    }
+
+
+def _warm_up(model: nn.Module, problem: Problem) -> None:
+    """One forward and backward pass off the clock: thread pools, kernels and allocators are ready after it."""
+    scratch = copy.deepcopy(model).requires_grad_(True)
+    split = problem.splits["retain"]
+    images, _ = split.subset(torch.arange(min(WARMUP_SAMPLES, len(split)))).tensors()
+    scratch(images).sum().backward()
+
+
+def _keep(run: _Run, name: str, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors of this trial under ``artifacts/<trial id>/``, by an atomic replace."""
+    if not tensors or run.shop.settings.artifacts is None or run.spec.phase == SEARCH:
+        return
+    folder = Path(run.shop.settings.artifacts) / run.spec.trial_id
+    folder.mkdir(parents=True, exist_ok=True)
+    scratch = folder / f".{name}.{os.getpid()}"
+    save_file({k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}, scratch)
+    os.replace(scratch, folder / f"{name}.safetensors")
+
+
+def _reason(error: Exception) -> str:
+    """``Type: message (file:line)`` of the innermost frame, in one line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:500]}{where}"
