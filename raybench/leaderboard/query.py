@@ -217,7 +217,7 @@ def _tuning_seconds(line: dict[str, Any], trials: pd.DataFrame, searches: pd.Dat
     mine = searches[[_serves(text, line) for text in searches["line"]]]
     if not len(mine):
         return 0.0
-    found = trials[trials["trial_id"].isin(set(mine["trial_id"]))].drop_duplicates("trial_id", keep="last")
+    found = trials[trials["trial_id"].isin(set(mine["trial_id"]))]
     seconds = float(found["unlearn_s"].astype("float64").sum())
     if line["selected_on"] == "retrained":
         known = found.dropna(subset=["retrain_s"])

@@ -187,7 +187,8 @@ def test_two_train_seeds_give_no_rank_unless_forced(rows, metrics):
 
 
 def test_where_doing_nothing_is_within_the_floor_nobody_is_ranked(rows, metrics):
-    same = [row | {"distance": 0.011} if row["method"] == "original" else row for row in rows]
+    # The floor's mean is 0.0115 and its upper end 0.0136: what counts is the upper end.
+    same = [row | {"distance": 0.0125} if row["method"] == "original" else row for row in rows]
     table = _build(same, metrics)
     assert table["unresolved"].to_pylist() == [True] * 7
     assert table["rank_group"].null_count == 7

@@ -188,6 +188,47 @@ def test_a_compaction_that_died_before_deleting_shows_each_row_once(store, make_
     pd.testing.assert_frame_equal(store.trials(attempts=True), before)
 
 
+def test_a_listing_torn_by_a_compaction_is_taken_again(store, make_row, monkeypatch):
+    for i in range(3):
+        store.append([make_row(train_seed=i)])
+    names, listing = type(store.folder).names, iter([[]])
+    # A folder is listed in pieces: one that misses the new file and all old ones is possible.
+    monkeypatch.setattr(type(store.folder), "names", lambda self, sub: next(listing, names(self, sub)))
+    assert len(store.trials()) == 3
+
+
+def test_what_others_add_during_a_compaction_stays_later(store, make_row, monkeypatch):
+    for i in range(2):
+        store.append([make_row(train_seed=i, distance=0.1)])
+    other = ResultStore(store.folder.path, store.metrics)
+    other._seen = set()  # as if its index had been read before the first row was there
+    replace = ResultStore._replace
+
+    def meanwhile(self, *arguments):
+        other.append([make_row(train_seed=0, distance=0.9)])
+        replace(self, *arguments)
+
+    monkeypatch.setattr(ResultStore, "_replace", meanwhile)
+    store.compact()
+    assert len(_parts(store.folder.path)) == 2
+    assert sorted(store.trials()["distance"]) == [0.1, 0.1]  # of equal rows the first written one stands
+
+
+def test_a_part_is_on_the_disk_before_it_is_seen(store, make_row, monkeypatch):
+    done: list[str] = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: (done.append(os.readlink(f"/proc/self/fd/{handle}")), fsync(handle))
+    )
+    monkeypatch.setattr(os, "replace", lambda a, b: (done.append("replace"), replace(a, b)))
+    store.append([make_row()])
+    *created, staged, moved, folder = done
+    assert Path(staged).parent == store.folder.path / ".staging"
+    assert moved == "replace"
+    assert folder == str(store.folder.path / "trials")
+    assert created == [str(store.folder.path)]  # the entry of the new folder trials/
+
+
 def test_readers_are_exact_while_compactions_run(tmp_path, make_row, metrics):
     store = ResultStore.open_for_writing(tmp_path, metrics)
     for i in range(40):
@@ -279,6 +320,24 @@ def test_searches_are_kept_once_and_dropped_for_a_retry(store):
     assert "new" in set(store.searches()["trial_id"])
     assert store.drop_searches(lambda r: True) == 4
     assert len(store.searches()) == 0
+
+
+def test_a_kill_while_searches_are_dropped_leaves_a_prefix_of_the_rounds(store, monkeypatch):
+    for round_ in range(4):
+        store.append_searches([_record(round_, 0)])
+    delete, budget = type(store.folder).delete, iter([None, None])
+
+    def dying(self, name):
+        next(budget)  # StopIteration stands for the kill after two deletions
+        delete(self, name)
+
+    monkeypatch.setattr(type(store.folder), "delete", dying)
+    with pytest.raises(StopIteration):
+        store.drop_searches(lambda record: record["round"] >= 1)
+    monkeypatch.undo()
+    assert store.searches()["round"].tolist() == [0, 1]
+    assert store.drop_searches(lambda record: record["round"] >= 1) == 1
+    assert store.searches()["round"].tolist() == [0]
 
 
 def test_series_of_a_later_attempt_replace_the_earlier(store):
