@@ -35,6 +35,7 @@ class Ledger:
 
     rows: dict[str, Row] = field(default_factory=dict)
     table: dict[SearchKey, tuple[str, dict[str, Any]]] = field(default_factory=dict)  # -> trial id, point
+    attempts: dict[str, int] = field(default_factory=dict)  # attempt number of trials that are retried
 
     def done(self, trial_id: str) -> bool:
         """Whether the trial has a row."""
@@ -43,4 +44,8 @@ class Ledger:
     def missing(self, requests: Iterable[Request]) -> list[Request]:
         """The requests without a row, each trial once."""
         unique = {request.spec.trial_id: request for request in requests}
-        return [request for trial_id, request in unique.items() if not self.done(trial_id)]
+        return [self._numbered(request) for trial_id, request in unique.items() if not self.done(trial_id)]
+
+    def _numbered(self, request: Request) -> Request:
+        attempt = self.attempts.get(request.spec.trial_id)
+        return request if attempt is None else Request(request.spec, {**request.context, "attempt": attempt})

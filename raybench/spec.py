@@ -16,6 +16,7 @@ SEARCH = "search"
 FINAL = "final"
 REFERENCE = "reference"
 STANDARD = "standard"
+PLAIN = ("classes", "fraction")  # options that need no name when they stand alone: class(0), random(0.1)
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,11 @@ class Choice:
 
     @property
     def label(self) -> str:
-        """How people read it: ``class(classes=0)``, ``lenet5``."""
+        """How people read it: ``lenet5``, ``class(0)``, ``mnist(train_size=6000)``."""
         if not self.options:
             return self.name
+        if len(self.options) == 1 and next(iter(self.options)) in PLAIN:
+            return f"{self.name}({_short(next(iter(self.options.values())))})"
         return f"{self.name}({', '.join(f'{k}={_short(v)}' for k, v in sorted(self.options.items()))})"
 
 

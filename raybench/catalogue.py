@@ -1,0 +1,117 @@
+"""``raybench list``: what can be named in a spec, from the registered metadata."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from rich.console import Console
+from rich.table import Table
+
+from raybench.options import option_names
+from raybench.registry import KINDS, TRAININGS, DatasetEntry, Entry, MethodEntry, MetricEntry, ModelEntry
+from raybench.seeding import canonical
+from raybench.space import field_docs, searched
+from raybench.spec_file import read_spec, shipped_specs
+
+
+def records(kind: str) -> list[dict[str, Any]]:
+    """One object per registered name: ``name`` and the metadata."""
+    if kind == "specs":
+        return [{"name": n, "description": read_spec(n).get("description", "").strip()} for n in shipped_specs()]
+    return [_record(entry) for entry in KINDS[kind]]
+
+
+def _record(entry: Entry) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "name": entry.name,
+        "label": entry.label,
+        "version": entry.version,
+        "paper": entry.paper,
+        "summary": entry.summary,
+    }
+    if isinstance(entry, MethodEntry):
+        record |= {
+            "needs": sorted(entry.needs),
+            "scope": sorted(entry.scope),
+            "reference": entry.reference,
+            "training": entry.training,
+            "hparams": _fields(entry.hparams),
+        }
+        if entry.training:
+            record["training_hparams"] = _fields(TRAININGS[entry.training].hparams)
+    elif isinstance(entry, MetricEntry):
+        record |= {
+            "unit": entry.unit,
+            "range": list(entry.range),
+            "direction": entry.direction,
+            "pair": entry.pair,
+            "final_only": entry.final_only,
+        }
+    elif isinstance(entry, ModelEntry | DatasetEntry):
+        record["options"] = list(option_names(entry.fn))
+    else:
+        record |= {"kind": getattr(entry, "kind", None), "params": _fields(getattr(entry, "params", object))}
+    return record
+
+
+def _fields(cls: type) -> list[dict[str, Any]]:
+    docs, marks = field_docs(cls), searched(cls)
+    found = []
+    for field in dataclasses.fields(cls):
+        default = None if field.default is dataclasses.MISSING else canonical(field.default)
+        item: dict[str, Any] = {"name": field.name, "default": default, "doc": docs.get(field.name, "")}
+        if field.name in marks:
+            item |= {"searched": describe_range(marks[field.name].distribution), "role": marks[field.name].role}
+        found.append(item)
+    return found
+
+
+def describe_range(distribution: Any) -> str:
+    """A distribution in a few characters: ``0.5..50 log``, ``{1, 2, 5}``."""
+    if isinstance(distribution, CategoricalDistribution):
+        return "{" + ", ".join(map(str, distribution.choices)) + "}"
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    text = f"{distribution.low:g}..{distribution.high:g}"
+    return text + (" log" if distribution.log else "")
+
+
+def catalogue(kind: str, form: str) -> str:
+    """The listing as a table for people or as JSON (a list of objects)."""
+    found = records(kind)
+    if form == "json":
+        return json.dumps(found, indent=1)
+    table = Table(box=None, pad_edge=False)
+    columns = _columns(kind)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for record in found:
+        table.add_row(*(_cell(record, column) for column in columns))
+    console = Console(width=None if Console().is_terminal else 160, highlight=False)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get().rstrip()
+
+
+def _columns(kind: str) -> tuple[str, ...]:
+    return {
+        "methods": ("name", "needs", "scope", "searched", "paper", "summary"),
+        "metrics": ("name", "unit", "direction", "summary"),
+        "models": ("name", "options", "summary"),
+        "datasets": ("name", "options", "summary"),
+        "scenarios": ("name", "kind", "params", "summary"),
+        "specs": ("name", "description"),
+    }[kind]
+
+
+def _cell(record: dict[str, Any], column: str) -> str:
+    if column == "searched":
+        return ", ".join(f["name"] for f in record["hparams"] if "searched" in f) or "-"
+    value = record.get(column)
+    if column == "params":
+        return ", ".join(f["name"] for f in value or ())
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
+    return str(value or "-")

@@ -1,0 +1,205 @@
+"""The command line. Heavy imports happen inside the commands: ``--help`` needs neither torch nor Ray."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from raybench.errors import UserError, nearest
+
+EXAMPLES = """examples:
+  raybench run quickstart                          digits, small models, seven methods: minutes on a laptop
+  raybench run jobs/mnist_methods.yaml --data DIR  a spec of your own, data under DIR
+  raybench plan quickstart                         what would run, what is there already, how long it takes
+  raybench leaderboard raybench-runs/quickstart    the table again
+  raybench list methods --format json              what can be named in a spec
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Bad arguments are one line and exit code 2, with a guess at what was meant."""
+
+    def error(self, message: str) -> NoReturn:
+        for action in self._actions:
+            choices = list(action.choices) if action.choices else []
+            words = [word for word in sys.argv[1:] if word not in choices and "invalid choice" in message]
+            close = [guess for word in words for guess in nearest(word, map(str, choices), 1)]
+            if close:
+                message += f"; did you mean {close[0]}?"
+                break
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="raybench",
+        description="Which machine-unlearning method forgets best, at what cost, on my data and my model?",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and stop")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+
+    run = commands.add_parser("run", help="run a spec, or go on with it", description="Run a spec, or go on with it.")
+    _add_spec(run)
+    run.add_argument("--serial", action="store_true", help="in this process, without Ray")
+    run.add_argument("--address", help="a Ray cluster: auto, or host:port")
+    run.add_argument("--slots", type=int, help="trials at once on this machine (default: its cores)")
+    run.add_argument("--no-once", action="store_true", help="share nothing between trials; results are the same")
+    run.add_argument("--quiet", action="store_true", help="no progress, only the table")
+
+    plan = commands.add_parser("plan", help="what would run, what is cached, how long it takes")
+    _add_spec(plan)
+    plan.add_argument("--format", choices=("table", "json"), default="table")
+
+    board = commands.add_parser("leaderboard", help="show a leaderboard")
+    board.add_argument("results", help="a results folder")
+    board.add_argument("--model", help="only this model")
+    board.add_argument("--by", choices=("dataset", "model", "scenario", "method"), help="group the lines by this")
+    board.add_argument("--pareto", action="store_true", help="only the front of distance against time")
+    board.add_argument("--format", choices=("table", "csv", "markdown", "latex", "json"), default="table")
+
+    retry = commands.add_parser("retry", help="run failed trials once more")
+    retry.add_argument("results", help="a results folder")
+    retry.add_argument("--failed", action="store_true", required=True, help="the trials whose status is failed")
+    _add_places(retry, results=False)
+    retry.add_argument("--serial", action="store_true", help="in this process, without Ray")
+    retry.add_argument("--address", help="a Ray cluster: auto, or host:port")
+    retry.add_argument("--slots", type=int, help="trials at once on this machine (default: its cores)")
+
+    listing = commands.add_parser("list", help="what can be named in a spec")
+    listing.add_argument("kind", choices=("methods", "models", "datasets", "scenarios", "metrics", "specs"))
+    listing.add_argument("--format", choices=("table", "json"), default="table")
+
+    doctor = commands.add_parser("doctor", help="what works here: devices, Ray, data, versions")
+    doctor.add_argument("--data", metavar="DIR", help="where datasets are (or RAYBENCH_DATA)")
+    doctor.add_argument("--address", help="also look at this Ray cluster")
+    return parser
+
+
+def _add_spec(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("spec", help="a shipped spec by name (quickstart), or a YAML file")
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
+                        help="override a key of the spec, such as search.trials=4")  # fmt: skip
+    _add_places(parser, results=True)
+
+
+def _add_places(parser: argparse.ArgumentParser, *, results: bool) -> None:
+    if results:
+        parser.add_argument("--results", metavar="DIR", help="default: ./raybench-runs/<name of the spec>")
+    parser.add_argument("--store", metavar="DIR", help="reference models and shared values (or RAYBENCH_STORE)")
+    parser.add_argument("--data", metavar="DIR", help="where datasets are (or RAYBENCH_DATA)")
+    parser.add_argument("--download", action="store_true", help="let torchvision download missing datasets")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point. Exit codes: 0 done, 1 a trial failed, 2 bad input, 130 interrupted."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.version:
+        from raybench import __version__
+
+        print(__version__)
+        return 0
+    if arguments.command is None:
+        parser.print_help()
+        return 2
+    try:
+        return int(_COMMANDS[arguments.command](arguments))
+    except UserError as error:
+        print(f"raybench: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("raybench: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+
+
+def _options(arguments: argparse.Namespace) -> Any:
+    from raybench.run import Options
+
+    given = vars(arguments)
+    slots = given.get("slots")
+    if slots is not None and slots < 1:
+        raise UserError(f"--slots must be at least 1, got {slots}; leave it out for one per core")
+    return Options(
+        results=given.get("results"),
+        store=arguments.store,
+        data=arguments.data,
+        download=arguments.download,
+        serial=given.get("serial", False),
+        address=given.get("address"),
+        slots=slots,
+        use_once=not given.get("no_once", False),
+        quiet=given.get("quiet", False),
+    )
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from raybench.run import run
+
+    return _tell(run(arguments.spec, options=_options(arguments), settings=arguments.settings))
+
+
+def _retry(arguments: argparse.Namespace) -> int:
+    from raybench.retry import retry_failed
+
+    return _tell(retry_failed(arguments.results, _options(arguments)))
+
+
+def _tell(outcome: Any) -> int:
+    """The table, what went wrong, and where everything is."""
+    from raybench.leaderboard.query import load_leaderboard, render
+
+    print(render(load_leaderboard(outcome.results), "table"))
+    for line in outcome.bad:
+        print(line, file=sys.stderr)
+    counted = ", ".join(f"{count} {status}" for status, count in sorted(outcome.counted.items()))
+    print(f"{outcome.ran} trials run now ({outcome.trained} reference models trained); rows: {counted}")
+    if outcome.bad:
+        print(f"{len(outcome.bad)} failed; run them again with: raybench retry --failed {outcome.results}")
+    print(f"leaderboard: {outcome.results / 'leaderboard.parquet'}")
+    return int(outcome.exit_code)
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from raybench.forecast import forecast
+
+    print(forecast(arguments.spec, arguments.settings, _options(arguments), arguments.format))
+    return 0
+
+
+def _leaderboard(arguments: argparse.Namespace) -> int:
+    from raybench.leaderboard.query import load_leaderboard, render
+
+    frame = load_leaderboard(arguments.results)
+    print(render(frame, arguments.format, by=arguments.by, model=arguments.model, pareto=arguments.pareto))
+    return 0
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from raybench.catalogue import catalogue
+
+    print(catalogue(arguments.kind, arguments.format))
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from raybench.doctor import examine
+
+    report, healthy = examine(arguments.data, arguments.address)
+    print(report)
+    return 0 if healthy else 1
+
+
+_COMMANDS = {
+    "run": _run,
+    "plan": _plan,
+    "leaderboard": _leaderboard,
+    "retry": _retry,
+    "list": _list,
+    "doctor": _doctor,
+}

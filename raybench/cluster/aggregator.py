@@ -1,0 +1,60 @@
+"""The aggregator: one actor through which every row of a run becomes durable.
+
+It writes first and answers then, so a row that was acknowledged survives any kill. It keeps nothing that it cannot
+read back from the results folder, so Ray may restart it at any moment and repeat the calls it had not answered:
+the store drops the repeats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from raybench.errors import UserError
+from raybench.leaderboard.schema import MetricInfo
+from raybench.leaderboard.store import ResultStore
+
+NAME = "aggregator"
+
+
+class Aggregator:
+    """A ``ResultStore`` behind an actor."""
+
+    def __init__(self, results: str, metrics: Sequence[MetricInfo]) -> None:
+        self._store = ResultStore.open_for_writing(results, metrics)
+
+    def append(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Returns when the rows are durable."""
+        self._store.append(rows)
+
+    def append_searches(self, records: Sequence[dict[str, Any]]) -> None:
+        """Returns when the records are durable."""
+        self._store.append_searches(records)
+
+
+def start_aggregator(results: str, metrics: Sequence[MetricInfo], namespace: str, node_id: str) -> Any:
+    """Handle of the run's aggregator, on node ``node_id`` (the driver's) while that lives. Not detached: it ends
+    with the driver. Zero CPUs, so that it takes no slot and runs on a head that has none."""
+    actor = ray.remote(Aggregator).options(
+        name=NAME,
+        namespace=namespace,
+        get_if_exists=True,
+        num_cpus=0,
+        max_restarts=-1,
+        max_task_retries=-1,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node_id, soft=True),
+    )
+    return actor.remote(results, list(metrics))
+
+
+def wait_for(reference: Any) -> None:
+    """Wait for an acknowledgement. An error that people can mend (disk full, folder gone) is raised as itself."""
+    try:
+        ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise error.cause from None
+        raise

@@ -1,0 +1,104 @@
+"""The warm process around ``run_trial``: data, models and shared values stay in it from trial to trial.
+
+The same ``TrialRunner`` serves the pool's actors (references, finals) and Tune's trainables (searches).
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import torch
+
+from raybench.cluster.aggregator import wait_for
+from raybench.cluster.lease import ClusterLease
+from raybench.ledger import Request
+from raybench.trial import Placement, Settings, Workshop, WrongDevice, run_trial
+
+
+@dataclass(frozen=True)
+class Kit:
+    """What a worker needs: the run's settings, handles of its two service actors, its share of a GPU, and whether
+    it has its device to itself."""
+
+    settings: Settings
+    aggregator: Any
+    coordinator: Any
+    gpu: float = 0.0
+    exclusive: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a request: its durable row, or why this worker hands it back."""
+
+    row: dict[str, Any] | None
+    handed_back: str = ""
+
+
+class TrialRunner:
+    """Runs requests in this process. A row is durable before it is returned.
+
+    Errors that people can mend leave as ``UserError`` (no plug-in of that name here, results folder full).
+    """
+
+    def __init__(self, kit: Kit) -> None:
+        self._kit = kit
+        self._shop: Workshop | None = None
+
+    def run(self, request: Mapping[str, Any]) -> Outcome:
+        """Run one request, given as plain values."""
+        shop, trial = self._workshop(), Request.from_dict(request)
+        try:
+            row = run_trial(trial.spec, trial.context, shop)
+        except WrongDevice as wrong:
+            return Outcome(None, str(wrong))
+        wait_for(self._kit.aggregator.append.remote([row]))
+        if torch.cuda.is_initialized():
+            gc.collect()
+            torch.cuda.empty_cache()
+        return Outcome(row)
+
+    def _workshop(self) -> Workshop:
+        """Made at the first request and not in ``__init__``, so that what goes wrong is that request's error and
+        not a dead actor."""
+        if self._shop is None:
+            ids = ray.get_gpu_ids()
+            if not ids:
+                os.environ["CUDA_VISIBLE_DEVICES"] = ""  # num_gpus=0 does not hide the node's GPUs
+            elif 0 < self._kit.gpu < 1 and torch.cuda.is_available():
+                torch.cuda.set_per_process_memory_fraction(self._kit.gpu)  # Ray packs trials and limits nothing
+            placement = Placement(
+                device_ids=",".join(str(i) for i in ids),
+                ray_version=ray.__version__,
+                exclusive=self._kit.exclusive,
+                node=node_name(),
+            )
+            self._shop = Workshop(self._kit.settings, ClusterLease(self._kit.coordinator), placement)
+        return self._shop
+
+
+class TrialActor:
+    """A ``TrialRunner`` as an actor of the pool."""
+
+    def __init__(self, kit: Kit) -> None:
+        self._runner = TrialRunner(kit)
+
+    def ready(self) -> None:
+        """Returns as soon as the process runs."""
+
+    def run(self, request: Mapping[str, Any]) -> Outcome:
+        """See ``TrialRunner.run``."""
+        return self._runner.run(request)
+
+
+def node_name(node_id: str | None = None) -> str:
+    """Name of a node (default: of this process's): what ``ray start --node-name`` says, else its host name."""
+    wanted = node_id or ray.get_runtime_context().get_node_id()
+    node = next(n for n in ray.nodes() if n["NodeID"] == wanted)
+    named = node.get("NodeName") or node["NodeManagerAddress"]
+    return str(node["NodeManagerHostname"] if named == node["NodeManagerAddress"] else named)

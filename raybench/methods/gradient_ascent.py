@@ -1,0 +1,76 @@
+"""Gradient ascent (GA, NegGrad): climb the loss of the forget set."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Annotated
+
+from optuna.distributions import FloatDistribution, IntDistribution
+from torch import nn
+
+from raybench.registry import FORGET, METHODS
+from raybench.space import nuisance, scientific
+from raybench.task import UnlearningTask
+from raybench.training import fit
+
+
+@dataclass(frozen=True)
+class GradientAscentHparams:
+    """Defaults: the l1-sparse paper's code (arXiv:2304.04934), SGD at 1e-4 for 5 epochs."""
+
+    lr: Annotated[float, scientific(FloatDistribution(1e-6, 1e-1, log=True))] = 1e-4
+    """Learning rate: how hard to climb. The loss has no upper bound; from about 1e-3 on CIFAR networks, 1e-2 on
+    small ones, everything is forgotten within a few steps."""
+    epochs: Annotated[int, nuisance(IntDistribution(1, 10))] = 5
+    """Passes over D_f."""
+    batch_size: int = 64
+    """Samples a step."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    weight_decay: float = 5e-4
+    """L2 penalty; it goes on pulling to zero while the data loss is climbed."""
+    clip_norm: float | None = None
+    """Largest gradient norm (SFR-on's tuned run uses 0.1), or no clipping."""
+    eval_mode: bool = True
+    """Keep batch norm and dropout in evaluation mode. In train mode batch norm would move its statistics to those
+    of D_f, which damages the retained classes whatever the gradient does; the first code trained in train mode."""
+
+
+@METHODS.register(
+    "gradient_ascent",
+    hparams=GradientAscentHparams,
+    label="GA",
+    paper="arXiv:2109.13398",
+    needs={FORGET},
+    tiny={"epochs": 2},
+)
+def gradient_ascent(task: UnlearningTask, hp: GradientAscentHparams) -> nn.Module:
+    """w <- w + lr * gradient of the mean loss on D_f, by batches (Thudi et al. 2022; NegGrad of arXiv:1911.04933).
+
+    The loss may grow without bound; a model that is no longer finite is the harness's status ``diverged``.
+    Cost: epochs x |D_f| sample passes.
+    """
+    model = task.model
+    recipe = dataclasses.replace(
+        task.recipe,
+        epochs=hp.epochs,
+        batch_size=hp.batch_size,
+        optimiser="sgd",
+        lr=hp.lr,
+        momentum=hp.momentum,
+        weight_decay=hp.weight_decay,
+        schedule="none",
+        warmup=0.0,
+        clip_norm=hp.clip_norm,
+    )
+    fit(
+        model,
+        task.forget,
+        recipe,
+        loss=task.loss,
+        objective=lambda losses: -losses.mean(),
+        after_epoch=lambda epoch: task.checkpoint(model, epoch),
+        train_mode=not hp.eval_mode,
+    )
+    return model

@@ -1,0 +1,14 @@
+"""The original model, unchanged: the reference point of a method that does nothing."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from raybench.registry import METHODS, NoParameters
+from raybench.task import UnlearningTask
+
+
+@METHODS.register("original", label="Original", needs=set(), identity=True, reference=True)
+def original(task: UnlearningTask, hp: NoParameters) -> nn.Module:
+    """Return the original model as it is. Cost: nothing. No paper: a trivial baseline."""
+    return task.model

@@ -1,0 +1,298 @@
+"""``raybench run``: spec -> plan -> executor -> rows -> leaderboard. The same for a laptop, a cluster and resume."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from raybench.board import Board
+from raybench.content_store import ContentStore
+from raybench.errors import UserError
+from raybench.experiment import Experiment, make_experiment
+from raybench.leaderboard.lock import DriverLock
+from raybench.leaderboard.query import write_leaderboard
+from raybench.leaderboard.schema import MetricInfo
+from raybench.leaderboard.store import ResultStore
+from raybench.ledger import Ledger, Row
+from raybench.places import data_root, git_commit, results_folder, store_folder
+from raybench.plan import DataFacts, Plan
+from raybench.problem import check_problem, load_data
+from raybench.progress import Reporter
+from raybench.registry import METRICS
+from raybench.serial import Executor, SerialExecutor
+from raybench.spec_file import apply_settings, read_spec
+from raybench.trial import Settings
+
+NEEDED = (
+    "trial_id", "attempt", "status", "reason", "phase", "dataset", "model", "scenario", "method", "variant",
+    "train_seed", "unlearn_seed", "unlearn_s", "retrain_s", "distance_validation", "retrain_share", "wall_s",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run, as opposed to what (the spec)."""
+
+    results: str | None = None
+    store: str | None = None
+    data: str | None = None
+    download: bool = False
+    serial: bool = False
+    address: str | None = None
+    slots: int | None = None
+    use_once: bool = True
+    quiet: bool = False
+
+
+@dataclass
+class Outcome:
+    """What a run left: where, how many trials ran now, and the rows that people must hear of."""
+
+    results: Path
+    ran: int = 0
+    trained: int = 0
+    bad: list[str] = field(default_factory=list)
+    counted: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def exit_code(self) -> int:
+        """0 done; 1 a trial failed, or a final is neither ok nor skipped."""
+        return 1 if self.bad else 0
+
+
+@dataclass
+class Prepared:
+    """An experiment bound to its data and folders, nothing run yet."""
+
+    experiment: Experiment
+    plan: Plan
+    ledger: Ledger
+    results: Path
+    store: Path
+    settings: Settings
+    metrics: list[MetricInfo]
+
+
+def prepare(
+    raw: Mapping[str, Any], options: Options, device_type: str | None = None, *, write: bool = True
+) -> Prepared:
+    """Validate everything that can be wrong before anything is trained."""
+    experiment = make_experiment(raw)
+    results = results_folder(experiment.name, options.results)
+    store = store_folder(options.store, results, cluster=options.address is not None)
+    root = data_root(options.data)
+    data: dict[str, DataFacts] = {}
+    for cell in experiment.cells:
+        raw_data, checksum = load_data(cell.dataset, root, options.download)
+        data[cell.dataset.label] = DataFacts(checksum, raw_data.num_classes, raw_data.input_shape)
+    plan = Plan(experiment, data, device_type or resolve_device(experiment))
+    for problem in plan.problems:
+        check_problem(problem, load_data(problem.dataset, root, options.download)[0])
+    metrics = metric_infos(experiment.metrics)
+    if write:
+        rows = ResultStore.open_for_writing(results, metrics)
+        ContentStore(store).probe()
+    else:
+        rows = ResultStore(results, metrics)
+    settings = Settings(
+        experiment=experiment.name,
+        store=str(store),
+        metrics=experiment.metrics,
+        artifacts=str(results / "artifacts"),
+        data_root=root,
+        download=options.download,
+        plugins=experiment.plugins,
+        evaluate_seed=experiment.evaluate_seed,
+        keep=experiment.keep,
+        use_once=options.use_once,
+        time_limit_s=experiment.time_limit_s,
+        git_commit=git_commit(),
+    )
+    return Prepared(experiment, plan, read_ledger(rows), results, store, settings, metrics)
+
+
+def run(
+    spec: str | Mapping[str, Any],
+    *,
+    options: Options | None = None,
+    settings: Sequence[str] = (),
+    reporter: Reporter | None = None,
+    redo: Mapping[str, int] | None = None,
+) -> Outcome:
+    """Run (or resume, or extend) an experiment.
+
+    ``spec``: a shipped name, a YAML path, or plain values. ``redo``: trial id -> attempt number, for trials whose
+    row does not count any more (``raybench retry``). Bad input is a ``UserError`` before anything is trained.
+    """
+    options = options or Options()
+    reporter = reporter or Reporter(quiet=options.quiet)
+    raw = apply_settings(spec if isinstance(spec, Mapping) else read_spec(spec), settings)
+    session: Any = None
+    device_type = None
+    try:
+        if options.address is not None and not options.serial:
+            session, device_type = _connect(make_experiment(raw), options)
+        prepared = prepare(raw, options, device_type)
+        with DriverLock(prepared.results, on_wait=reporter.say):
+            _keep_spec(prepared)
+            return _drive(prepared, options, reporter, session, redo or {})
+    finally:
+        if session is not None:
+            session.close()
+
+
+def _drive(prepared: Prepared, options: Options, reporter: Reporter, session: Any, redo: Mapping[str, int]) -> Outcome:
+    """The three stages: references, searches, finals; then one file and the leaderboard."""
+    plan, outcome = prepared.plan, Outcome(prepared.results)
+    store = ResultStore.open_for_writing(prepared.results, prepared.metrics)
+    ledger = read_ledger(store)  # again, now that nobody else drives
+    ledger.attempts.update(redo)
+    for trial_id in redo:
+        ledger.rows.pop(trial_id, None)
+    starter = _Starter(prepared, options, store, session, reporter)
+    try:
+        references = plan.references()
+        missing = ledger.missing(references)
+        unique = len({r.spec.trial_id for r in references})
+        with reporter.stage("references", unique, unique - len(missing)) as advance:
+            if missing:
+                starter.get().run_fixed(missing, _taking(ledger, outcome, advance))
+        searched = _trials_of_searches(plan, ledger)
+        board = Board(plan, ledger, lambda s, opened: starter.get().ask(s, opened), lambda r: starter.get().record(r))
+        with reporter.stage("search", board.total, searched) as advance:
+            if not board.done:
+                starter.get().run_searches(board, _taking(ledger, outcome, advance))
+        finals = plan.finals(ledger)
+        missing = ledger.missing(finals)
+        with reporter.stage("finals", plan.count_finals(), plan.count_finals() - len(missing)) as advance:
+            if missing:
+                starter.get().run_fixed(missing, _taking(ledger, outcome, advance))
+    finally:
+        starter.close()
+    store = ResultStore.open_for_writing(prepared.results, prepared.metrics)
+    store.compact()
+    write_leaderboard(prepared.results)
+    _judge(outcome, ledger, [r.spec.trial_id for r in (*references, *finals)])
+    return outcome
+
+
+class _Starter:
+    """Starts the executor at the first trial that needs one: a finished experiment starts nothing."""
+
+    def __init__(
+        self, prepared: Prepared, options: Options, store: ResultStore, session: Any, reporter: Reporter
+    ) -> None:
+        self._prepared, self._options, self._store = prepared, options, store
+        self._session, self._reporter = session, reporter
+        self._executor: Executor | None = None
+
+    def get(self) -> Executor:
+        if self._executor is None:
+            self._executor = self._start()
+        return self._executor
+
+    def close(self) -> None:
+        if self._executor is not None:
+            self._executor.close()
+
+    def _start(self) -> Executor:
+        prepared, options = self._prepared, self._options
+        if options.serial:
+            return SerialExecutor(self._store, prepared.settings)
+        from raybench.cluster.scheduler import RayExecutor
+        from raybench.cluster.session import Session
+
+        if self._session is None:
+            self._reporter.say("starting Ray on this machine")
+            self._session = Session.start(slots=options.slots)
+        executor: Executor = RayExecutor(
+            results=str(prepared.results),
+            metrics=prepared.metrics,
+            settings=prepared.settings,
+            resources=prepared.experiment.resources,
+            session=self._session,
+            exclusive=prepared.experiment.exclusive,
+        )
+        return executor
+
+
+def _taking(ledger: Ledger, outcome: Outcome, advance: Any) -> Any:
+    def finished(row: Row) -> None:
+        ledger.rows[row["trial_id"]] = row
+        outcome.ran += 1
+        outcome.trained += row["phase"] == "reference" and not row.get("cached", False)
+        advance(row)
+
+    return finished
+
+
+def _trials_of_searches(plan: Plan, ledger: Ledger) -> int:
+    ids = {search.id for search in plan.searches()}
+    return sum(key[0] in ids and trial_id in ledger.rows for key, (trial_id, _) in ledger.table.items())
+
+
+def _judge(outcome: Outcome, ledger: Ledger, wanted: Sequence[str]) -> None:
+    """List what a person must hear of: failed trials, finals and references that are neither ok nor skipped."""
+    finals = set(wanted)
+    for trial_id, row in sorted(ledger.rows.items()):
+        status = row["status"]
+        outcome.counted[status] = outcome.counted.get(status, 0) + 1
+        bad_final = trial_id in finals and status not in ("ok", "skipped")
+        if status == "failed" or bad_final:
+            cell = "/".join(str(row[k]) for k in ("dataset", "model", "scenario", "method") if row.get(k))
+            outcome.bad.append(
+                f"{status}: {cell} seed {row['train_seed']} ({row['phase']}, trial {trial_id}): {row.get('reason')}"
+            )
+
+
+def read_ledger(store: ResultStore) -> Ledger:
+    """The ledger of a results folder."""
+    ledger = Ledger()
+    trials = store.trials()
+    columns = [name for name in NEEDED if name in trials.columns]
+    for record in trials[columns].to_dict("records"):
+        row = {str(k): None if v is None or v != v else v for k, v in record.items()}
+        ledger.rows[str(row["trial_id"])] = row
+    for record in store.searches().to_dict("records"):
+        key = (record["search_id"], int(record["round"]), int(record["index"]), int(record["train_seed"]))
+        ledger.table[key] = (record["trial_id"], yaml.safe_load(record["hparams"]))
+    return ledger
+
+
+def metric_infos(names: Sequence[str]) -> list[MetricInfo]:
+    """What the leaderboard must know of metrics."""
+    return [MetricInfo(m.name, m.version, m.unit, m.direction) for m in (METRICS[n] for n in names)]
+
+
+def resolve_device(experiment: Experiment) -> str:
+    """The device type of a run on this machine alone."""
+    if experiment.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device: cuda needs a CUDA device, this machine has none; use device: auto or cpu")
+    if experiment.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return experiment.device
+
+
+def _keep_spec(prepared: Prepared) -> None:
+    """Leave the spec as it ran beside its rows."""
+    path = prepared.results / "spec.yaml"
+    text = yaml.safe_dump(dict(prepared.experiment.raw), sort_keys=False)
+    if not path.exists() or path.read_text() != text:
+        scratch = path.with_name(f".spec.{platform.node()}.{os.getpid()}")
+        scratch.write_text(text)
+        os.replace(scratch, path)
+
+
+def _connect(experiment: Experiment, options: Options) -> tuple[Any, str]:
+    """Connect to the cluster first: the device type of ``device: auto`` depends on what it has."""
+    from raybench.cluster.session import Session
+
+    session = Session.connect(options.address or "auto")
+    return session, session.device_type(experiment.device, experiment.resources)
