@@ -8,7 +8,7 @@ from raybench.methods.gkt import GktHparams, _Transfer
 from raybench.seeding import canonical
 from raybench.testing import make_bench, make_task, run_method
 
-SMALL = {"pseudo_batches": 40, "batch_size": 64, "generator_width": 8, "proxies": 16, "inversion_steps": 10}
+SMALL = {"pseudo_batches": 20, "batch_size": 64, "generator_width": 8, "proxies": 16, "inversion_steps": 10}
 
 
 def accuracy(model, split):
@@ -35,7 +35,7 @@ def test_learns_the_remaining_classes_and_not_the_forgotten_one_without_data():
 
 def test_without_the_gate_the_class_comes_back():
     bench = make_bench("mlp")
-    options = {**SMALL, "pseudo_batches": 60, "stop_on_proxies": False}
+    options = {**SMALL, "pseudo_batches": 30, "stop_on_proxies": False}
     ungated = run_method("gkt", make_task("gkt", bench=bench), tiny=False, probability_cutoff=1.0, **options)
     assert accuracy(ungated, bench.splits["forget"]) > 0.5
 
