@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from raybench.ledger import Ledger, Request, Row
-from raybench.plan import Plan
+from raybench.plan import Plan, line_variant
 from raybench.rounds import Ask, Search, Told, points_of_round
 from raybench.seeding import to_json
 from raybench.selection import settings_of
@@ -104,7 +104,7 @@ def _table_record(
         "model": search.cell.model.label,
         "scenario": search.cell.scenario.label,
         "method": search.candidate.method,
-        "variant": search.candidate.variant,
+        "variants": [line_variant(search.candidate, rule, search.plan) for rule in search.plan.select],
     }
     return {
         "search_id": search.id,

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from raybench.experiment import Candidate, Cell, Experiment
+from raybench.experiment import Candidate, Cell, Experiment, SearchPlan
 from raybench.ledger import Ledger, Request
 from raybench.registry import METHODS, SCENARIOS, MethodEntry
 from raybench.rounds import Search
@@ -77,7 +77,7 @@ class Plan:
         requests: list[Request] = []
         for line in self.lines:
             for rule, values, context in self._selected(line, ledger):
-                variant = ", ".join(part for part in (line.candidate.variant, rule) if part)
+                variant = line_variant(line.candidate, rule, self.experiment.search)
                 for train_seed in self.experiment.train_seeds:
                     tuned = line.search is not None and train_seed in line.search.plan.seeds
                     for unlearn_seed in self.experiment.unlearn_seeds:
@@ -103,7 +103,7 @@ class Plan:
         ]
 
     def _selected(self, line: Line, ledger: Ledger) -> Iterator[tuple[str, Mapping[str, Any], dict[str, Any]]]:
-        """(rule part of the variant, searched values, context) per selection rule; nothing while a search runs."""
+        """(rule, searched values, context) per selection rule; nothing while a search runs."""
         if line.search is None:
             context: dict[str, Any] = {"skip": line.skip} if line.skip else {}
             yield "", {}, context
@@ -117,7 +117,7 @@ class Plan:
             chosen, note = choose(settings, rule, floor)
             cost = tuning_cost(line.search, ledger)
             context = {"selected_on": "retrained", "selected_by": note, "tuning_s": cost}
-            yield (rule if len(rules) > 1 else ""), chosen.point, context
+            yield rule, chosen.point, context
 
     def _problem(self, cell: Cell) -> ProblemSpec:
         experiment = self.experiment
@@ -179,6 +179,12 @@ class Plan:
             training=line.candidate.training,
             variant=variant,
         )
+
+
+def line_variant(candidate: Candidate, rule: str, plan: SearchPlan) -> str:
+    """The variant of a final: the candidate's, and the selection rule where a spec lists several."""
+    parts = [candidate.variant, rule if len(plan.select) > 1 else ""]
+    return ", ".join(part for part in parts if part)
 
 
 def _reference(candidate: Candidate) -> bool:

@@ -156,6 +156,12 @@ def run_trial(spec: TrialSpec, context: Mapping[str, Any], shop: Workshop) -> di
     return row
 
 
+def failed_row(spec: TrialSpec, context: Mapping[str, Any], shop: Workshop, reason: str) -> dict[str, Any]:
+    """The row of a trial that no worker lived to finish, written by the driver in its place."""
+    now = datetime.datetime.now(datetime.UTC)
+    return _identity(spec, context, shop) | {"started_at": now, "status": "failed", "reason": reason}
+
+
 def _identity(spec: TrialSpec, context: Mapping[str, Any], shop: Workshop) -> dict[str, Any]:
     problem, settings, placement = spec.problem, shop.settings, shop.placement
     cuda = problem.device_type == "cuda" and torch.cuda.is_available()

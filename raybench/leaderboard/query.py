@@ -98,6 +98,7 @@ def build_leaderboard(
 def _current(trials: pd.DataFrame) -> pd.DataFrame:
     """Final and reference rows that stand: the newest method version, then the latest row of each cell."""
     rows = trials[trials["phase"].isin(["final", "reference"])]
+    rows = rows[(rows["method"] != "original") | (rows["variant"] == "")]  # own trainings: a row each, no line
     newest = rows.groupby(list(LINE))["method_version"].transform("max")
     rows = rows[rows["method_version"] == newest]
     return rows.drop_duplicates([*LINE, "train_seed", "unlearn_seed"], keep="last")
@@ -227,6 +228,8 @@ def _tuning_seconds(line: dict[str, Any], trials: pd.DataFrame, searches: pd.Dat
 
 def _serves(text: str, line: dict[str, Any]) -> bool:
     search = json.loads(text)
+    if "variants" in search and line["variant"] not in search["variants"]:
+        return False
     return all(search[key] == line[key] for key in LINE if key in search)
 
 

@@ -16,7 +16,8 @@ from raybench.errors import unknown
 FORMATS = ("table", "csv", "markdown", "latex", "json")
 _GROUP = ["dataset", "model", "scenario"]
 _BY = ("dataset", "model", "scenario", "method", "variant", "kind", "device_type", "status")
-_SHOWN_METRICS = 6  # what fits a terminal; csv and json have them all
+_FIRST = ("distance", "retain_accuracy", "forget_accuracy", "test_accuracy")
+_SHOWN_METRICS = 4  # what fits a terminal; csv and json have them all
 _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
@@ -75,7 +76,9 @@ def render(
     notes = _notes(frame, [m for m in info if m not in shown], 0 if gated else len(hidden))
     if format == "latex":
         return _latex(header, rows, bold)
-    return (_markdown if format == "markdown" else _plain)(header, rows, notes)
+    if format == "markdown":
+        return _markdown(header, rows, notes)
+    return _plain(header, rows, notes, len(keys) if by is None else 0)
 
 
 def _mask(holds: Iterable[bool]) -> NDArray[np.bool_]:
@@ -107,7 +110,8 @@ def _shown(frame: pd.DataFrame, info: dict[str, dict[str, str]], wanted: Sequenc
                 raise unknown("metric", name, info)
         return list(wanted)
     filled = [name for name in info if name in frame and frame[name].notna().any()]
-    return sorted(filled, key=lambda name: name != "distance")[:_SHOWN_METRICS]  # stable: distance first
+    first = [name for name in _FIRST if name in filled]
+    return (first + [name for name in filled if name not in first])[:_SHOWN_METRICS]
 
 
 def _cells(
@@ -183,16 +187,31 @@ def _notes(frame: pd.DataFrame, more: list[str], gated: int) -> list[str]:
         notes.append(f"unresolved, not ranked: {' / '.join(key)} (doing nothing is within the gold-vs-gold floor)")
     if gated:
         notes.append(f"{gated} line{'s' * (gated > 1)} that fail a sanity gate are hidden")
+    skipped = frame[_mask(value == "skipped" for value in frame["status"])]
+    for reason, lines in skipped.groupby("reason", sort=True):
+        where = ", ".join(dict.fromkeys(f"{m} on {c}/{s}" for m, c, s in lines[["method", "model", "scenario"]].values))
+        notes.append(f"skipped: {where}: {reason}")
     if more:
         notes.append(f"more metrics in csv and json: {', '.join(more)}")
     return notes
 
 
-def _plain(header: list[str], rows: list[list[str]], notes: list[str]) -> str:
-    widths = [max(len(text) for text in column) for column in zip(header, *rows, strict=True)]
-    lines = [header, ["-" * width for width in widths], *rows]
-    text = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join(text + (["", *notes] if notes else [])) + "\n"
+def _plain(header: list[str], rows: list[list[str]], notes: list[str], grouped: int) -> str:
+    """Aligned columns. The first ``grouped`` ones stand once as a heading over their lines."""
+    short = [cell.replace("_accuracy", "") for cell in header[grouped:]]
+    widths = [max(len(text) for text in column) for column in zip(short, *(r[grouped:] for r in rows), strict=True)]
+
+    def line(cells: list[str]) -> str:
+        return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+    text = [] if grouped else [line(short), line(["-" * width for width in widths])]
+    heading: list[str] = []
+    for row in rows:
+        if row[:grouped] != heading:
+            heading = row[:grouped]
+            text += ["", " / ".join(heading), line(short), line(["-" * width for width in widths])]
+        text.append(line(row[grouped:]))
+    return "\n".join(text + (["", *notes] if notes else [])).lstrip("\n") + "\n"
 
 
 def _markdown(header: list[str], rows: list[list[str]], notes: list[str]) -> str:

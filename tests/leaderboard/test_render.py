@@ -35,18 +35,28 @@ def board(make_row, metrics):
 
 
 def test_table_is_sorted_aligned_and_in_percent(board):
-    text = render(board, model="lenet5")
-    lines = text.splitlines()
+    text = render(board, model="lenet5", metrics=[m for m in board.attrs["metrics"]])
+    heading, titles, _, *lines = text.splitlines()
+    assert heading == "mnist / lenet5 / class(0)"
     # s = 0.01, n = 3: half width 2.484 * 0.01, as percent 2.5.
-    assert "11.0 ± 2.5" in lines[2]
-    assert [line.split()[3] for line in lines[2:5]] == ["best", "far_one", "never"]
-    assert "40.0 ± 0.0" in lines[2]
-    assert "1.50 ± 0.00" in lines[2]  # nats are no percent
-    assert lines[4].endswith("skipped")
-    start = lines[0].index("status")
-    assert all(line[start - 1] == " " and line[start] != " " for line in lines[2:5])
+    assert "11.0 ± 2.5" in lines[0]
+    assert [line.split()[0] for line in lines[:3]] == ["best", "far_one", "never"]
+    assert "40.0 ± 0.0" in lines[0]
+    assert "1.50 ± 0.00" in lines[0]  # nats are no percent
+    assert lines[2].endswith("skipped")
+    start = titles.index("status")
+    assert all(line[start - 1] == " " and line[start] != " " for line in lines[:3])
     assert "1 line that fail a sanity gate are hidden" in text
     assert "gated" not in text.replace("gate are", "")
+
+
+def test_two_problems_have_a_heading_each_and_skipped_lines_their_reason(board):
+    text = render(board)
+    assert [line for line in text.splitlines() if " / " in line][:2] == [
+        "mnist / lenet5 / class(0)",
+        "mnist / mlp / random(0.1)",
+    ]
+    assert "skipped: never on lenet5/class(0): " in text
 
 
 def test_choices(board):

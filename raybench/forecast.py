@@ -1,0 +1,129 @@
+"""``raybench plan``: what would run, what is there already, and about how long it takes. Trains nothing."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from raybench.ledger import Ledger
+from raybench.plan import Plan
+from raybench.problem import build_model, load_data, split_validation
+from raybench.run import Options, Prepared, prepare
+from raybench.seeding import seeded_globals
+from raybench.selection import settings_of
+from raybench.spec import ProblemSpec
+from raybench.spec_file import apply_settings, read_spec
+from raybench.training import cross_entropy, make_recipe
+
+TRIAL_SHARE = 0.3  # a method's trial as a share of a retraining, where no row tells better (an assumption, and said so)
+PROBE_BATCHES = 3
+
+
+def forecast(spec: str, settings: Sequence[str], options: Options, form: str) -> str:
+    """The plan of a spec as a table or JSON."""
+    prepared = prepare(apply_settings(read_spec(spec), settings), options, write=False)
+    stages = count(prepared.plan, prepared.ledger)
+    missing = sum(stage["to_run"] for stage in stages.values())
+    estimate = estimate_s(prepared, stages) if missing else {"seconds": 0.0, "basis": "nothing to run"}
+    report = {
+        "experiment": prepared.experiment.name,
+        "results": str(prepared.results),
+        "store": str(prepared.store),
+        "device": prepared.plan.device_type,
+        "stages": stages,
+        "lines": len(prepared.plan.lines),
+        "skipped_lines": sum(line.skip is not None for line in prepared.plan.lines),
+        "estimate": estimate,
+    }
+    return json.dumps(report, indent=1) if form == "json" else _table(report)
+
+
+def count(plan: Plan, ledger: Ledger) -> dict[str, dict[str, int]]:
+    """Trials per stage: total, done (a row exists), to_run."""
+    references = {request.spec.trial_id for request in plan.references()}
+    searches = plan.searches()
+    budget = sum(search.plan.trials * len(search.plan.seeds) for search in searches)
+    tried = sum(
+        sum(trial_id in ledger.rows for trial_id in setting.trial_ids)
+        for search in searches
+        for setting in settings_of(search, ledger)
+    )
+    finals = plan.finals(ledger)
+    finals_done = sum(request.spec.trial_id in ledger.rows for request in finals)
+    return {
+        "references": _stage(len(references), sum(trial_id in ledger.rows for trial_id in references)),
+        "search": _stage(budget, tried),
+        "finals": _stage(plan.count_finals(), finals_done),
+    }
+
+
+def _stage(total: int, done: int) -> dict[str, int]:
+    return {"total": total, "done": done, "to_run": total - done}
+
+
+def estimate_s(prepared: Prepared, stages: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+    """Device seconds still to spend. From the mean seconds of existing rows of a stage; else from a few timed steps
+    of each model, its recipe, and the assumption that a trial costs ``TRIAL_SHARE`` of a retraining."""
+    wall: dict[str, list[float]] = {}
+    for row in prepared.ledger.rows.values():
+        if row.get("wall_s") is not None and row["status"] != "skipped":
+            wall.setdefault(row["phase"], []).append(row["wall_s"])
+    trainings = [_training_s(prepared, problem) for problem in prepared.plan.problems]
+    mean_training = sum(trainings) / len(trainings)
+    phases = {"references": "reference", "search": "search", "finals": "final"}
+    shares = {"references": 1.0, "search": TRIAL_SHARE, "finals": TRIAL_SHARE}
+    seconds, basis = 0.0, set()
+    for stage, phase in phases.items():
+        seen = wall.get(phase, [])
+        each = sum(seen) / len(seen) if seen else mean_training * shares[stage]
+        basis.add("rows so far" if seen else f"timed steps, a trial taken as {TRIAL_SHARE:g} of a retraining")
+        seconds += each * stages[stage]["to_run"]
+    return {"seconds": seconds, "basis": "; ".join(sorted(basis))}
+
+
+def _training_s(prepared: Prepared, problem: ProblemSpec) -> float:
+    """Seconds of training one model by the recipe, from a few timed steps."""
+    raw, _ = load_data(problem.dataset, prepared.settings.data_root, prepared.settings.download)
+    recipe = make_recipe(problem.recipe)
+    device = torch.device(problem.device_type)
+    torch.set_num_threads(problem.threads)
+    with seeded_globals(0):
+        model = build_model(problem.model, raw.num_classes, raw.input_shape).to(device).train()
+    images = torch.zeros((recipe.batch_size, *raw.input_shape), device=device)
+    labels = torch.zeros(recipe.batch_size, dtype=torch.int64, device=device)
+    times = []
+    for _ in range(PROBE_BATCHES + 1):
+        start = time.perf_counter()
+        cross_entropy(model, (images, labels)).mean().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    samples = len(split_validation(raw.y_train, problem.validation, problem.split_seed)[0])
+    return min(times[1:]) * recipe.epochs * samples / recipe.batch_size
+
+
+def _table(report: Mapping[str, Any]) -> str:
+    table = Table(box=None, pad_edge=False)
+    for column in ("stage", "trials", "done", "to run"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for name, stage in report["stages"].items():
+        table.add_row(name, str(stage["total"]), str(stage["done"]), str(stage["to_run"]))
+    console = Console(width=100, highlight=False)
+    with console.capture() as capture:
+        console.print(f"{report['experiment']}: {report['lines']} lines, {report['skipped_lines']} of them skipped")
+        console.print(table)
+    lines = [capture.get().rstrip()]
+    if all(stage["to_run"] == 0 for stage in report["stages"].values()):
+        lines.append("nothing to run: no reference model to train, no trial left")
+    else:
+        estimate = report["estimate"]
+        seconds = estimate["seconds"]
+        amount = f"{seconds / 3600:.1f} device-hours" if seconds >= 3600 else f"{seconds / 60:.1f} device-minutes"
+        lines.append(f"about {amount} ({report['device']}; {estimate['basis']})")
+    return "\n".join([*lines, f"results: {report['results']}", f"store:   {report['store']}"])
