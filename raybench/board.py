@@ -79,14 +79,15 @@ class Board:
     def _requests(self, search: Search, number: int) -> list[Request]:
         table, size = self._ledger.table, search.size_of(number)
         first = search.plan.seeds[0]
-        known = [(search.id, number, index, first) in table for index in range(size)]
-        if all(known):
-            points = [table[search.id, number, index, first][1] for index in range(size)]
-            return [r for point in points for r in self._plan.search_requests(search, point)]
+        known = {i: table[key][1] for i in range(size) if (key := (search.id, number, i, first)) in table}
+        if len(known) == size:
+            return [r for i in range(size) for r in self._plan.search_requests(search, known[i])]
         earlier = [s for s in settings_of(search, self._ledger) if s.round < number]
         told = [Told(s.point, s.values) for s in earlier]
         requests, records = [], []
-        for index, point in enumerate(points_of_round(search, number, told, self._ask)[:size]):
+        asked = points_of_round(search, number, told, self._ask)
+        for index in range(size):
+            point = known.get(index, asked[index])  # a longer budget completes a round that was cut short
             for request in self._plan.search_requests(search, point):
                 seed = request.spec.problem.train_seed
                 requests.append(request)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from raybench.errors import UserError, nearest
@@ -22,14 +23,22 @@ class _Parser(argparse.ArgumentParser):
     """Bad arguments are one line and exit code 2, with a guess at what was meant."""
 
     def error(self, message: str) -> NoReturn:
+        found = re.search(r"invalid choice: '([^']*)'|unrecognized arguments: (\S+)", message)
+        if found:
+            close = nearest(found[1] or found[2], self._words(options=found[1] is None), 1)
+            message += f"; did you mean {close[0]}?" if close else ""
+        self.exit(2, " ".join(f"{self.prog}: {message} (see {self.prog} --help)".split()) + "\n")
+
+    def _words(self, *, options: bool) -> Iterator[str]:
+        """Options of this parser and of those below it, or the choices of its arguments."""
         for action in self._actions:
-            choices = list(action.choices) if action.choices else []
-            words = [word for word in sys.argv[1:] if word not in choices and "invalid choice" in message]
-            close = [guess for word in words for guess in nearest(word, map(str, choices), 1)]
-            if close:
-                message += f"; did you mean {close[0]}?"
-                break
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+            if options:
+                yield from action.option_strings
+                if isinstance(action.choices, dict):
+                    for parser in action.choices.values():
+                        yield from parser._words(options=True)
+            else:
+                yield from map(str, action.choices or ())
 
 
 def _parser() -> argparse.ArgumentParser:

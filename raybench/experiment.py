@@ -103,13 +103,18 @@ def make_experiment(raw: Mapping[str, Any]) -> Experiment:
     needed = ("distance", "distance_validation")
     if spec.search.sampler not in SAMPLERS:
         raise unknown("search.sampler", spec.search.sampler, SAMPLERS)
-    rules = (spec.search.select,) if isinstance(spec.search.select, str) else tuple(spec.search.select)
+    rules = tuple(spec.search.select)
     for rule in rules:
         if rule not in RULES:
             raise unknown("search.select", rule, RULES)
-    for label, seeds in (("train", spec.seeds.train), ("unlearn", spec.seeds.unlearn)):
-        if len(set(seeds)) < len(seeds):
-            raise UserError(f"seeds.{label} must be different numbers, got {seeds}; drop the repeats")
+    for label, given in (
+        ("seeds.train", spec.seeds.train),
+        ("seeds.unlearn", spec.seeds.unlearn),
+        ("search.train_seeds", spec.search.train_seeds),
+        ("search.select", rules),
+    ):
+        if len(set(given)) < len(given) and not isinstance(given, str):
+            raise UserError(f"{label} must not repeat itself, got {list(given)}; name each once")
     return Experiment(
         name=spec.name,
         description=spec.description,
@@ -185,13 +190,20 @@ def _choice(given: str | Mapping[str, Any], registry: Any) -> Choice:
         name, options = given, {}
     elif "name" in given:
         name, options = given["name"], {k: v for k, v in given.items() if k != "name"}
+        if not isinstance(name, str):
+            raise UserError(f"name of a {registry.kind} must be text, got {name!r}; put it in quotes")
     elif len(given) == 1:
         name, options = next(iter(given.items()))
         options = {} if options is None else options
     else:
-        raise UserError(f"{registry.kind} must be a name or {{name: ..., options}}, got {dict(given)!r}")
+        raise UserError(
+            f"a {registry.kind} must be a name or {{name: ..., options}}, got {dict(given)!r}; give it a name"
+        )
     if not isinstance(options, Mapping):
-        raise UserError(f"options of {registry.kind} {name} must be a mapping, got {options!r}")
+        raise UserError(
+            f"options of {registry.kind} {name} must be a mapping, got {options!r}; "
+            f"write {{name: {name}, option: value}}"
+        )
     entry = registry[name]  # unknown names raise here
     if registry is not SCENARIOS:
         check_options(entry.fn, options)
@@ -206,22 +218,29 @@ def _scenario(given: str | Mapping[str, Any]) -> Choice:
     return Choice(choice.name, {k: v for k, v in full.items() if v is not None})
 
 
-def _candidates(given: str | MethodItem) -> list[Candidate]:
+def _candidates(item: MethodItem) -> list[Candidate]:
     """The lines that one item of ``methods`` asks for: one, or one per training option and sweep point."""
-    item = MethodItem(name=given) if isinstance(given, str) else given
     entry = METHODS[item.name]
-    if entry.reference and (item.hparams or item.space or item.sweep or item.training):
-        raise UserError(f"method {item.name} is a reference and takes no settings; leave them out")
+    if entry.reference and (item.variant or item.hparams or item.space or item.sweep or any(item.training)):
+        given = [key for key in ("variant", "hparams", "space", "sweep", "training") if key in item.model_fields_set]
+        raise UserError(f"method {item.name} must stand alone, it is a reference, got {', '.join(given)}; leave it out")
     resolve(entry.hparams, item.hparams, item.name)
     search_space(entry.hparams, item.hparams, item.space, item.name)
-    trainings = item.training if isinstance(item.training, list) else [item.training]
+    trainings = item.training
     if any(trainings) and entry.training is None:
-        raise UserError(f"method {item.name} starts from the standard original and has no training; leave it out")
-    for name in item.sweep:
-        if name not in {f.name for f in dataclasses.fields(entry.hparams)}:
-            raise unknown(f"parameter of {item.name}", name, searched(entry.hparams))
-        if not item.sweep[name]:
+        raise UserError(
+            f"method {item.name} must have no training, it starts from the standard original, got {trainings[0]}; "
+            "leave it out"
+        )
+    known = [f.name for f in dataclasses.fields(entry.hparams)]
+    for name, values in item.sweep.items():
+        if name not in known:
+            raise unknown(f"parameter of {item.name}", name, known)
+        if not values:
             raise UserError(f"sweep of {item.name}.{name} must name at least one value, got []; list the values")
+        for other in ("hparams", "space"):
+            if name in getattr(item, other):
+                raise UserError(f"a swept parameter must not be in {other} too, got {item.name}.{name}; drop one")
     points = [dict(zip(item.sweep, values, strict=True)) for values in itertools.product(*item.sweep.values())]
     candidates = []
     for training, point in itertools.product(trainings, points):
@@ -232,8 +251,9 @@ def _candidates(given: str | MethodItem) -> list[Candidate]:
             parts.append(_name(point))
         fixed = {**item.hparams, **point}
         resolve(entry.hparams, fixed, item.name)
-        ranges = {k: v for k, v in item.space.items() if k not in point}
-        candidates.append(Candidate(item.name, ", ".join(parts), fixed, ranges, _training(entry.training, training)))
+        candidates.append(
+            Candidate(item.name, ", ".join(parts), fixed, item.space, _training(entry.training, training))
+        )
     return candidates
 
 

@@ -20,7 +20,7 @@ def results_folder(name: str, given: str | None) -> Path:
             f"--results must be an absolute folder inside a submitted job, got {given or 'none'}; "
             "name one that every node sees"
         )
-    return Path(given).expanduser().resolve() if given else Path("raybench-runs", name).resolve()
+    return _folder("--results", given) if given else Path("raybench-runs", name).resolve()
 
 
 def store_folder(given: str | None, results: Path, cluster: bool) -> Path:
@@ -28,7 +28,7 @@ def store_folder(given: str | None, results: Path, cluster: bool) -> Path:
     given = given or os.environ.get("RAYBENCH_STORE")
     _refuse_url("--store", given)
     if given:
-        return Path(given).expanduser().resolve()
+        return _folder("--store", given)
     if cluster:
         return results.parent / ".raybench-store"
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -38,7 +38,14 @@ def store_folder(given: str | None, results: Path, cluster: bool) -> Path:
 def data_root(given: str | None) -> str | None:
     """``--data``, or RAYBENCH_DATA."""
     given = given or os.environ.get("RAYBENCH_DATA")
-    return str(Path(given).expanduser().resolve()) if given else None
+    return str(_folder("--data", given)) if given else None
+
+
+def _folder(option: str, given: str) -> Path:
+    try:
+        return Path(given).expanduser().resolve()
+    except (OSError, RuntimeError) as error:  # a home folder that nobody has, links in a circle
+        raise UserError(f"{option} must be a folder, got {given} ({error}); give another path") from error
 
 
 def _refuse_url(option: str, given: str | None) -> None:

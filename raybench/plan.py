@@ -112,12 +112,20 @@ class Plan:
         if len(settings) < line.search.plan.trials or any(s.values is None and not s.complete for s in settings):
             return
         rules = line.search.plan.select
-        floor = distance_floor(line.cell, ledger)
+        floor = distance_floor(self._golds(line.cell), ledger)
         for rule in rules:
             chosen, note = choose(settings, rule, floor)
             cost = tuning_cost(line.search, ledger)
             context = {"selected_on": "retrained", "selected_by": note, "tuning_s": cost}
             yield rule, chosen.point, context
+
+    def _golds(self, cell: ProblemSpec) -> list[str]:
+        """Trial ids of the retrained models of a cell beside the reference ones."""
+        return [
+            _reference_request(with_seed(cell, seed), "retrain", index, Training()).spec.trial_id
+            for seed in self.experiment.train_seeds
+            for index in range(1, self.experiment.gold_seeds)
+        ]
 
     def _problem(self, cell: Cell) -> ProblemSpec:
         experiment = self.experiment

@@ -70,7 +70,7 @@ class Reporter:
     def stage(self, name: str, total: int, done: int = 0) -> Iterator[Any]:
         """Yields ``advance(row)``; ``done`` of ``total`` rows exist already."""
         stage = Stage(name, total, done)
-        if self._quiet:
+        if self._quiet or not total:
             yield stage.take
         elif self._console.is_terminal:
             yield from self._bar(stage)
@@ -97,18 +97,24 @@ class Reporter:
             yield advance
 
     def _lines(self, stage: Stage) -> Iterator[Any]:
-        last = time.monotonic()
+        last, told = time.monotonic(), 0
+
+        def tell(pace: str = "") -> None:
+            nonlocal last, told
+            last, told = time.monotonic(), stage.ran
+            note = f", {stage.note}" if stage.note else ""
+            self.say(f"{stage.name}: {stage.done}/{stage.total}{note}{pace}")
 
         def advance(row: Mapping[str, Any]) -> None:
-            nonlocal last
             stage.take(row)
-            if time.monotonic() - last >= PLAIN_EVERY_S or stage.done == stage.total:
-                last = time.monotonic()
+            if stage.done == stage.total:
+                tell()
+            elif time.monotonic() - last >= PLAIN_EVERY_S:
                 left = stage.left_s
-                pace = f", about {left:.0f} s left" if left and stage.done < stage.total else ""
-                note = f", {stage.note}" if stage.note else ""
-                self.say(f"{stage.name}: {stage.done}/{stage.total}{note}{pace}")
+                tell(f", about {left:.0f} s left" if left else "")
 
         if stage.done < stage.total:
-            self.say(f"{stage.name}: {stage.done}/{stage.total}")
+            tell()
         yield advance
+        if told < stage.ran:  # settings that share a row leave the count short of the total
+            tell()

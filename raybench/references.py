@@ -52,6 +52,14 @@ class References:
         self._lease = lease
         self._models: OrderedDict[str, Reference] = OrderedDict()
         self._outputs: OrderedDict[str, Outputs] = OrderedDict()
+        self._made: set[str] = set()  # trained in this process and not yet told by a row
+
+    def just_made(self, key: str) -> bool:
+        """Whether this process trained the model; true once, for the first row that tells of it (the row of another
+        model may have needed it earlier)."""
+        made = key in self._made
+        self._made.discard(key)
+        return made
 
     def original(self, problem: Problem, training: Training) -> Reference:
         """The original model: trained on all of the training split, standard or by an own training."""
@@ -97,6 +105,7 @@ class References:
                 found = self._load(problem, key)
                 if found is None:
                     self._train(problem, training, split, seed, key, identity)
+                    self._made.add(key)
                     loaded = self._load(problem, key)
                     assert loaded is not None
                     found = Reference(key, loaded.model, loaded.artefacts, loaded.record, cached=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import inspect
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ SAMPLE = "sample"
 HIGHER = "higher"
 LOWER = "lower"
 MATCH_RETRAINED = "match_retrained"
+WORDS = {"needs": frozenset({FORGET, RETAIN, VALIDATION}), "scope": frozenset({CLASS, SAMPLE})}
 
 Fn = TypeVar("Fn", bound=Callable[..., Any])
 
@@ -124,12 +126,15 @@ class Registry(Generic[E]):
         self._loaded = False
 
     def register(self, name: str, **metadata: Any) -> Callable[[Fn], Fn]:
-        """Decorator. A name that is taken raises ``ValueError``; unknown metadata raises ``TypeError``."""
+        """Decorator. A name that is taken, or a word that ``needs`` and ``scope`` do not have, raises ``ValueError``;
+        unknown metadata raises ``TypeError``."""
 
         def add(fn: Fn) -> Fn:
-            for key in ("needs", "scope"):
+            for key, words in WORDS.items():
                 if key in metadata:
                     metadata[key] = frozenset(metadata[key])
+                    if not metadata[key] <= words:  # a bare string falls apart into letters here
+                        raise ValueError(f"{key} of {self.kind} {name!r} must be a set of {sorted(words)}")
             entry = self._record(name=name, fn=fn, **{"label": name, **metadata})
             old = self._entries.get(name)
             if old is not None and _origin(old.fn) != _origin(fn):
@@ -142,24 +147,33 @@ class Registry(Generic[E]):
     def _load(self) -> None:
         if self._loaded:
             return
-        self._loaded = True
-        package = importlib.import_module(self.package)
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{self.package}.{module.name}")
-        for point in importlib.metadata.entry_points(group=self.package):
-            point.load()
+        self._loaded = True  # before the imports: a plug-in may look at the registry while it is loaded
+        try:
+            package = importlib.import_module(self.package)
+            for module in pkgutil.iter_modules(package.__path__):
+                importlib.import_module(f"{self.package}.{module.name}")
+            for point in importlib.metadata.entry_points(group=self.package):
+                _load_entry_point(point)
+        except BaseException:
+            self._loaded = False  # else every later look-up would call the rest unknown
+            raise
 
     def __getitem__(self, name: str) -> E:
         self._load()
-        head = name.split(":", 1)[0]  # a prefix family such as timm:<name> is one entry
-        for key in (name, head):
-            if key in self._entries:
-                return self._entries[key]
-        raise unknown(self.kind, name, self._entries)
+        found = self._entries.get(name) or self._family(name)
+        if found is None:
+            raise unknown(self.kind, name, self._entries)
+        return found
 
     def __contains__(self, name: str) -> bool:
         self._load()
-        return name in self._entries or name.split(":", 1)[0] in self._entries
+        return name in self._entries or self._family(name) is not None
+
+    def _family(self, name: str) -> E | None:
+        """The entry of a prefix family such as ``timm:<name>``: its function has a parameter ``family``."""
+        head, colon, _ = name.partition(":")
+        entry = self._entries.get(head) if colon else None
+        return entry if entry is not None and "family" in inspect.signature(entry.fn).parameters else None
 
     def __iter__(self) -> Iterator[E]:
         self._load()
@@ -182,15 +196,30 @@ def _origin(fn: Callable[..., Any]) -> str:
     return f"{fn.__module__}.{fn.__qualname__}"
 
 
+def _load_entry_point(point: importlib.metadata.EntryPoint) -> None:
+    try:
+        point.load()
+    except Exception as error:  # whatever a third party's import does, the message must say whose it is
+        owner = point.dist.name if point.dist is not None else "an installed package"
+        raise UserError(
+            f"entry point {point.name!r} ({point.value}) of {owner} must import, got {type(error).__name__}: {error}; "
+            "mend or uninstall that package"
+        ) from error
+
+
 def load_plugins(names: tuple[str, ...]) -> None:
     """Import the importable names of ``plugins:`` so that they register themselves."""
     for name in names:
         try:
             importlib.import_module(name)
-        except ModuleNotFoundError as error:
+        except (ModuleNotFoundError, TypeError, ValueError) as error:  # absent, relative or empty, registered twice
             raise UserError(
                 f"plugins must be importable module names, got {name!r} ({error}); "
                 "install the package or set PYTHONPATH"
+            ) from error
+        except Exception as error:  # whatever else somebody's module does when it is imported
+            raise UserError(
+                f"plugins must import without an error, got {type(error).__name__} from {name!r} ({error}); mend it"
             ) from error
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from raybench.plan import DataFacts, Plan
 from raybench.problem import check_problem, load_data
 from raybench.progress import Reporter
 from raybench.registry import METRICS
+from raybench.selection import settings_of
 from raybench.serial import Executor, SerialExecutor
 from raybench.spec_file import apply_settings, read_spec
 from raybench.trial import Settings
@@ -34,6 +36,8 @@ NEEDED = (
     "trial_id", "attempt", "status", "reason", "phase", "dataset", "model", "scenario", "method", "variant",
     "train_seed", "unlearn_seed", "unlearn_s", "retrain_s", "distance_validation", "retrain_share", "wall_s",
 )  # fmt: skip
+
+Redo = Callable[[ResultStore], Mapping[str, int]]
 
 
 @dataclass(frozen=True)
@@ -124,12 +128,13 @@ def run(
     options: Options | None = None,
     settings: Sequence[str] = (),
     reporter: Reporter | None = None,
-    redo: Mapping[str, int] | None = None,
+    redo: Redo | None = None,
 ) -> Outcome:
     """Run (or resume, or extend) an experiment.
 
-    ``spec``: a shipped name, a YAML path, or plain values. ``redo``: trial id -> attempt number, for trials whose
-    row does not count any more (``raybench retry``). Bad input is a ``UserError`` before anything is trained.
+    ``spec``: a shipped name, a YAML path, or plain values. ``redo``: called with the store
+    once no other driver runs, gives trial id -> attempt number of the trials whose row does not count any more
+    (``raybench retry``). Bad input is a ``UserError`` before anything is trained.
     """
     options = options or Options()
     reporter = reporter or Reporter(quiet=options.quiet)
@@ -142,19 +147,20 @@ def run(
         prepared = prepare(raw, options, device_type)
         with DriverLock(prepared.results, on_wait=reporter.say):
             _keep_spec(prepared)
-            return _drive(prepared, options, reporter, session, redo or {})
+            return _drive(prepared, options, reporter, session, redo)
     finally:
         if session is not None:
             session.close()
 
 
-def _drive(prepared: Prepared, options: Options, reporter: Reporter, session: Any, redo: Mapping[str, int]) -> Outcome:
+def _drive(prepared: Prepared, options: Options, reporter: Reporter, session: Any, redo: Redo | None) -> Outcome:
     """The three stages: references, searches, finals; then one file and the leaderboard."""
     plan, outcome = prepared.plan, Outcome(prepared.results)
     store = ResultStore.open_for_writing(prepared.results, prepared.metrics)
+    attempts = redo(store) if redo is not None else {}
     ledger = read_ledger(store)  # again, now that nobody else drives
-    ledger.attempts.update(redo)
-    for trial_id in redo:
+    ledger.attempts.update(attempts)
+    for trial_id in attempts:
         ledger.rows.pop(trial_id, None)
     starter = _Starter(prepared, options, store, session, reporter)
     try:
@@ -179,7 +185,7 @@ def _drive(prepared: Prepared, options: Options, reporter: Reporter, session: An
     store = ResultStore.open_for_writing(prepared.results, prepared.metrics)
     store.compact()
     write_leaderboard(prepared.results)
-    _judge(outcome, ledger, [r.spec.trial_id for r in (*references, *finals)])
+    _judge(outcome, plan, ledger, {r.spec.trial_id for r in (*references, *finals)})
     return outcome
 
 
@@ -238,13 +244,20 @@ def _trials_of_searches(plan: Plan, ledger: Ledger) -> int:
     return sum(key[0] in ids and trial_id in ledger.rows for key, (trial_id, _) in ledger.table.items())
 
 
-def _judge(outcome: Outcome, ledger: Ledger, wanted: Sequence[str]) -> None:
-    """List what a person must hear of: failed trials, finals and references that are neither ok nor skipped."""
-    finals = set(wanted)
+def _judge(outcome: Outcome, plan: Plan, ledger: Ledger, fixed: set[str]) -> None:
+    """List what a person must hear of: failed trials, finals and references that are neither ok nor skipped.
+
+    Only rows that this spec asks for: a folder may hold those of an earlier version of it, or of rounds that were
+    asked again.
+    """
+    searches = plan.searches()
+    wanted = fixed | {trial_id for s in searches for found in settings_of(s, ledger) for trial_id in found.trial_ids}
     for trial_id, row in sorted(ledger.rows.items()):
+        if trial_id not in wanted:
+            continue
         status = row["status"]
         outcome.counted[status] = outcome.counted.get(status, 0) + 1
-        bad_final = trial_id in finals and status not in ("ok", "skipped")
+        bad_final = trial_id in fixed and status not in ("ok", "skipped")
         if status == "failed" or bad_final:
             cell = "/".join(str(row[k]) for k in ("dataset", "model", "scenario", "method") if row.get(k))
             outcome.bad.append(
@@ -262,7 +275,7 @@ def read_ledger(store: ResultStore) -> Ledger:
         ledger.rows[str(row["trial_id"])] = row
     for record in store.searches().to_dict("records"):
         key = (record["search_id"], int(record["round"]), int(record["index"]), int(record["train_seed"]))
-        ledger.table[key] = (record["trial_id"], yaml.safe_load(record["hparams"]))
+        ledger.table[key] = (record["trial_id"], json.loads(record["hparams"]))  # YAML would read 1e-05 as text
     return ledger
 
 

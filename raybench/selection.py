@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from raybench.ledger import Ledger, Row
 from raybench.rounds import Search
-from raybench.spec import ProblemSpec
 
 OBJECTIVE = "distance_validation"
 
@@ -56,7 +55,8 @@ def choose(settings: Sequence[Tried], rule: str, floor: float) -> tuple[Tried, s
     """The setting a rule selects and what is said of it.
 
     ``distance``: the smallest distance, those within the floor of it told apart by sample passes.
-    ``knee``: on the front of distance against passes, the setting nearest to the ideal corner (both axes scaled).
+    ``knee``: on the front of distance against passes, the setting nearest to the ideal corner (both axes scaled to
+    the front, so that hopeless settings have no say).
     Where no setting is usable it is the first one, and the note says so.
     """
     usable = [s for s in settings if s.values is not None]
@@ -66,27 +66,29 @@ def choose(settings: Sequence[Tried], rule: str, floor: float) -> tuple[Tried, s
         best = min(s.values[0] for s in usable if s.values)
         tied = [s for s in usable if s.values and s.values[0] <= best + floor]
         return min(tied, key=lambda s: (s.values[1] if s.values else 0, s.values, s.round, s.index)), rule
-    low = [min(s.values[i] for s in usable if s.values) for i in (0, 1)]
-    span = [max(s.values[i] for s in usable if s.values) - low[i] or 1.0 for i in (0, 1)]
+    front = [s for s in usable if not any(_beats(other, s) for other in usable)]
+    low = [min(s.values[i] for s in front if s.values) for i in (0, 1)]
+    span = [max(s.values[i] for s in front if s.values) - low[i] or 1.0 for i in (0, 1)]
 
     def corner(setting: Tried) -> float:
         assert setting.values is not None
         return math.hypot(*((setting.values[i] - low[i]) / span[i] for i in (0, 1)))
 
-    return min(usable, key=lambda s: (corner(s), s.round, s.index)), rule
+    return min(front, key=lambda s: (corner(s), s.round, s.index)), rule
 
 
-def distance_floor(cell: ProblemSpec, ledger: Ledger) -> float:
-    """Mean gold-vs-gold distance (validation) of the cell over the seeds whose rows exist; 0 with one gold model."""
-    key = (cell.dataset.label, cell.model.label, cell.scenario.label)
-    found = [
-        row[OBJECTIVE]
-        for row in ledger.rows.values()
-        if row["method"] == "retrain"
-        and row["unlearn_seed"] >= 1
-        and row.get(OBJECTIVE) is not None
-        and (row["dataset"], row["model"], row["scenario"]) == key
-    ]
+def _beats(one: Tried, other: Tried) -> bool:
+    """Whether ``one`` is at least as good on both objectives and better on one."""
+    assert one.values is not None
+    assert other.values is not None
+    return one.values != other.values and all(a <= b for a, b in zip(one.values, other.values, strict=True))
+
+
+def distance_floor(golds: Iterable[str], ledger: Ledger) -> float:
+    """Mean gold-vs-gold distance (validation) over the rows ``golds`` (trial ids of the retrained models beside the
+    reference) that exist; 0 with one gold model."""
+    rows = [ledger.rows[trial_id] for trial_id in golds if trial_id in ledger.rows]
+    found = [row[OBJECTIVE] for row in rows if row["status"] == "ok" and row.get(OBJECTIVE) is not None]
     return sum(found) / len(found) if found else 0.0
 
 

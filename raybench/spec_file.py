@@ -5,16 +5,51 @@ pydantic stands at this edge only; everything further in is a frozen dataclass (
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from raybench.errors import UserError, nearest, unknown
+from raybench.errors import UserError, nearest
 from raybench.seeding import canonical
+
+DEEPEST = 20  # a spec nests a handful of levels; YAML anchors can nest without end
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):  # pydantic would read yes as 1
+        raise ValueError("must be a number")
+    return value
+
+
+def _named(value: Any) -> Any:
+    if isinstance(value, str | Mapping):
+        return value
+    raise ValueError("must be a name, or a mapping {name: ..., options}")
+
+
+def _seed_choice(value: Any) -> Any:
+    if isinstance(value, list) or value in ("first", "all"):
+        return value
+    raise ValueError("must be first, all or a list of train seeds")
+
+
+def _text_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _mapping_list(value: Any) -> Any:
+    return [value] if isinstance(value, Mapping) else value
+
+
+Whole = Annotated[int, BeforeValidator(_number)]
+Real = Annotated[float, BeforeValidator(_number)]
+Seed = Annotated[Whole, Field(ge=0, lt=2**31)]
+Named = Annotated[str | dict[str, Any], BeforeValidator(_named)]
 
 
 class Strict(BaseModel):
@@ -22,26 +57,26 @@ class Strict(BaseModel):
 
 
 class SeedsItem(Strict):
-    train: list[int] = Field(default=[0, 1, 2], min_length=1)
-    unlearn: list[int] = Field(default=[0], min_length=1)
-    evaluate: int = 0
-    split: int = 0
-    draw: int = 0
+    train: list[Seed] = Field(default=[0, 1, 2], min_length=1)
+    unlearn: list[Seed] = Field(default=[0], min_length=1)
+    evaluate: Seed = 0
+    split: Seed = 0
+    draw: Seed = 0
 
 
 class SearchItem(Strict):
-    trials: int = Field(default=8, ge=1)
-    round_size: int = Field(default=4, ge=1)
+    trials: Whole = Field(default=8, ge=1)
+    round_size: Whole = Field(default=4, ge=1)
     sampler: str = "tpe"
-    train_seeds: Literal["first", "all"] | list[int] = "first"
+    train_seeds: Annotated[Literal["first", "all"] | list[Seed], BeforeValidator(_seed_choice)] = "first"
     objective: Literal["distance"] = "distance"
-    select: str | list[str] = "distance"
+    select: Annotated[list[str], BeforeValidator(_text_list)] = Field(default=["distance"], min_length=1)
 
 
 class ProblemItem(Strict):
-    dataset: str | dict[str, Any]
-    models: list[str | dict[str, Any]] = Field(min_length=1)
-    scenarios: list[str | dict[str, Any]] = Field(min_length=1)
+    dataset: Named
+    models: list[Named] = Field(min_length=1)
+    scenarios: list[Named] = Field(min_length=1)
     recipe: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -51,7 +86,12 @@ class MethodItem(Strict):
     hparams: dict[str, Any] = Field(default_factory=dict)
     space: dict[str, Any] = Field(default_factory=dict)
     sweep: dict[str, list[Any]] = Field(default_factory=dict)
-    training: dict[str, Any] | list[dict[str, Any]] = Field(default_factory=dict)
+    training: Annotated[list[dict[str, Any]], BeforeValidator(_mapping_list)] = Field(default=[{}], min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
 
 
 class SpecFile(Strict):
@@ -59,19 +99,42 @@ class SpecFile(Strict):
     description: str = ""
     plugins: list[str] = Field(default_factory=list)
     problems: list[ProblemItem] = Field(min_length=1)
-    methods: list[str | MethodItem] = Field(min_length=1)
+    methods: list[MethodItem] = Field(min_length=1)
     seeds: SeedsItem = SeedsItem()
-    gold_seeds: int = Field(default=2, ge=1)
+    gold_seeds: Whole = Field(default=2, ge=1)
     search: SearchItem = SearchItem()
     recipe: dict[str, Any] = Field(default_factory=dict)
-    validation: float = Field(default=0.1, gt=0, lt=1)
-    metrics: list[str] | None = None
-    resources: dict[Literal["cpu", "gpu"], float] = Field(default_factory=dict)
+    validation: Real = Field(default=0.1, gt=0, lt=1)
+    metrics: list[str] | None = Field(default=None, min_length=1)
+    resources: dict[Literal["cpu", "gpu"], Annotated[Real, Field(ge=0)]] = Field(default_factory=dict)
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int = Field(1, ge=1)
-    time_limit: float | None = Field(default=None, gt=0)
+    threads: Whole = Field(default=1, ge=1, le=1024)
+    time_limit: Real | None = Field(default=None, gt=0)
     timing: Literal["shared", "exclusive"] = "shared"
     keep: list[Literal["outputs", "weights"]] = ["outputs"]
+
+
+_PARTS: dict[str, type[Strict]] = {
+    "seeds": SeedsItem,
+    "search": SearchItem,
+    "problems": ProblemItem,
+    "methods": MethodItem,
+}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as it is, except that a key given twice is an error: the first one would be lost without a word."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value!r} stands twice in one mapping", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def shipped_specs() -> list[str]:
@@ -85,26 +148,41 @@ def read_spec(name: str) -> dict[str, Any]:
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         try:
-            text = path.read_text()
+            text = path.read_text(encoding="utf-8")
         except OSError as error:
             raise UserError(
                 f"a spec must be a readable YAML file, got {name} ({error.strerror}); check the path"
             ) from error
+        except UnicodeDecodeError as error:
+            raise UserError(f"a spec must be text in UTF-8, got {name} ({error}); save it as such") from error
     elif name in shipped_specs():
-        text = (resources.files("raybench") / "specs" / f"{name}.yaml").read_text()
+        text = (resources.files("raybench") / "specs" / f"{name}.yaml").read_text(encoding="utf-8")
     else:
-        raise unknown("spec (a shipped name or a path ending in .yaml)", name, shipped_specs())
-    try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"a spec must be valid YAML, got {name}: {error}") from error
+        close = nearest(name, shipped_specs(), 1)
+        hint = f"did you mean {close[0]}?" if close else f"shipped: {', '.join(shipped_specs()) or 'none'}"
+        if path.is_file():
+            hint = "rename the file so that it ends in .yaml"
+        raise UserError(f"a spec must be a shipped name or a path that ends in .yaml, got {name!r}; {hint}")
+    raw = _load_yaml(text, f"a spec must be valid YAML, got {name}")
     if not isinstance(raw, dict):
-        raise UserError(f"a spec must be a mapping with name, problems and methods, got {name}: {type(raw).__name__}")
+        found = "nothing" if raw is None else f"a {type(raw).__name__}"
+        raise UserError(f"a spec must be a mapping with name, problems and methods, got {found} in {name}; write one")
     return raw
+
+
+def _load_yaml(text: str, rule: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or number that does not exist
+        problem = getattr(error, "problem", None) or str(error)
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark is not None else ""
+        raise UserError(f"{rule}: {problem}{where}; mend it there") from error
 
 
 def apply_settings(raw: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
     """``--set a.b.c=value`` (YAML values; list items by position, methods also by name)."""
+    _check_plain(raw, ())
     tree: dict[str, Any] = canonical(raw)
     for setting in settings:
         path, sign, value = setting.partition("=")
@@ -120,9 +198,10 @@ def apply_settings(raw: Mapping[str, Any], settings: Sequence[str]) -> dict[str,
                 if isinstance(node[where], str) and not last:
                     node[where] = {"name": node[where]}
             elif not isinstance(node, dict):
-                raise UserError(f"--set {setting}: {key!r} has nothing below it; check the key")
+                above = ".".join(keys[: keys.index(key)])
+                raise UserError(f"--set {setting}: {above} must be a mapping or a list, got {node!r}; check the key")
             if last:
-                node[where] = yaml.safe_load(value)
+                node[where] = _load_yaml(value, f"--set must have a YAML value, got {setting!r}")
             else:
                 node = node.setdefault(where, {}) if isinstance(node, dict) else node[where]
     return tree
@@ -132,37 +211,86 @@ def _position(items: list[Any], key: str, setting: str) -> int:
     names = [item.get("name", item.get("dataset")) if isinstance(item, dict) else item for item in items]
     if key in names:
         return names.index(key)
-    if key.isdigit() and int(key) < len(items):
+    if key.isdecimal() and int(key) < len(items):
         return int(key)
-    raise UserError(f"--set {setting}: {key!r} must be a position or one of {', '.join(map(str, names))}")
+    known = [str(position) for position in range(len(items))] + [name for name in names if isinstance(name, str)]
+    raise UserError(f"--set {setting}: {key!r} must be one of {', '.join(known) or 'nothing, the list is empty'}")
 
 
 def parse_spec(raw: Mapping[str, Any]) -> SpecFile:
     """The spec as typed items; the first thing wrong with it is a one-line ``UserError``."""
+    _check_plain(raw, ())
     try:
         return SpecFile.model_validate(raw)
     except ValidationError as error:
         raise UserError(_explain(error)) from error
 
 
+def _check_plain(value: Any, path: tuple[str, ...]) -> None:
+    """Specs are hashed and kept as JSON: text, finite numbers, true, false, null, lists and mappings of these."""
+    where = ".".join(path) or "a spec"
+    if len(path) > DEEPEST:
+        raise UserError(f"a spec must not nest deeper than {DEEPEST} levels, got {'.'.join(path[:4])}...; flatten it")
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_plain(item, (*path, str(key)))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            _check_plain(item, (*path, str(index)))
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where} must be a finite number, got {value}; write another, or leave it out")
+    elif value is not None and not isinstance(value, str | int | float):
+        raise UserError(
+            f"{where} must be text, a number, true, false or null, got the {type(value).__name__} {value}; "
+            "put it in quotes if it is meant as text"
+        )
+
+
 def _explain(error: ValidationError) -> str:
-    """The first problem of a pydantic error as rule, value, way out."""
-    first = error.errors()[0]
-    where = ".".join(
-        str(part) for part in first["loc"] if not str(part).startswith(("_", "function-", "list[", "dict["))
-    )
-    value = first["input"]
+    """The most telling problem of a pydantic error as rule, value, way out.
+
+    A mistyped key comes before the missing one that it was meant to be, and the deepest place first: of a union
+    the shallow ones only say that the other branch does not fit.
+    """
+    found = min(error.errors(), key=lambda e: (e["type"] != "extra_forbidden", e["type"] == "missing", -len(e["loc"])))
+    path = [str(part) for part in found["loc"] if not _is_branch(part)]
+    where, value = ".".join(path), found["input"]
+    if found["type"] == "extra_forbidden":
+        owner = _PARTS[path[0]] if len(path) > 1 and path[0] in _PARTS else SpecFile
+        place = f"{'.'.join(path[:-1])} " if len(path) > 1 else ""
+        close = nearest(path[-1], owner.model_fields, 1)
+        hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(owner.model_fields)}"
+        return f"a key of {place or 'the spec '}must be one that it has, got {path[-1]!r}; {hint}"
+    if found["type"] == "missing":
+        return f"{where} must be given, got nothing; add it to the spec"
     shown = repr(value) if not isinstance(value, dict | list) or len(repr(value)) < 80 else f"a {type(value).__name__}"
-    if first["type"] == "extra_forbidden":
-        return f"{where} is not a key of a spec{_close(str(first['loc'][-1]))}; remove or rename it"
-    if first["type"] == "missing":
-        return f"{where} is required and missing in the spec; add it"
-    return f"{where}: {first['msg']}, got {shown}; change it in the spec"
+    return f"{where} {_rule(found)}, got {shown}; change it in the spec"
 
 
-def _close(key: str) -> str:
-    known = {
-        name for model in (SpecFile, ProblemItem, MethodItem, SeedsItem, SearchItem) for name in model.model_fields
+def _is_branch(part: Any) -> bool:
+    """Whether a part of pydantic's location is not a key but a branch of a union or a marker."""
+    return str(part) in ("str", "[key]") or str(part).startswith(("function-", "list[", "dict[", "literal["))
+
+
+def _rule(found: Any) -> str:
+    limits = found.get("ctx") or {}
+    rules = {
+        "value_error": str(limits.get("error")),
+        "missing": "must be given",
+        "greater_than_equal": f"must be at least {limits.get('ge')}",
+        "greater_than": f"must be above {limits.get('gt')}",
+        "less_than_equal": f"must be at most {limits.get('le')}",
+        "less_than": f"must be below {limits.get('lt')}",
+        "literal_error": f"must be one of {str(limits.get('expected')).replace(' or ', ', ')}",
+        "too_short": "must name at least one",
+        "string_type": "must be text (put it in quotes)",
+        "list_type": "must be a list, such as [a, b]",
+        "dict_type": "must be a mapping of keys to values",
+        "model_type": "must be a mapping of keys to values",
+        "string_pattern_mismatch": "must be letters, digits, dots, dashes and underscores, a letter or digit first",
     }
-    close = nearest(key, known, 1)
-    return f" (did you mean {close[0]}?)" if close else ""
+    if found["type"].startswith("int_"):
+        return "must be a whole number"
+    if found["type"].startswith("float_"):
+        return "must be a number"
+    return rules.get(found["type"], f"must be right ({found['msg']})")

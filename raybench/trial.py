@@ -211,7 +211,7 @@ def _reference(run: _Run) -> None:
         index = run.spec.unlearn_seed
         reference = run.shop.references.retrained(run.problem, index)
         cost = {**reference.record, "wall_s": reference.record["train_s"]}
-    run.row["cached"] = reference.cached
+    run.row["cached"] = not run.shop.references.just_made(reference.key)
     run.row["artefact_bytes"] = reference.record["artefact_bytes"]
     _cost(run, cost, shared_s=0.0, peak=reference.record["peak_memory"])
     outputs = run.shop.references.outputs(run.problem, reference)
