@@ -5,7 +5,6 @@ Clock, memory, status, evaluation and provenance of every trial are here, on eve
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import datetime
 import os
@@ -28,9 +27,9 @@ from raybench.content_store import ContentStore, state_of
 from raybench.evaluation import measure, outputs_of, pack, splits_for
 from raybench.once import Lease, OnceMemory, SharedOnce
 from raybench.outputs import MetricContext, Outputs
-from raybench.passes import Clock, PassCounter, TimeLimit
+from raybench.passes import Clock, PassCounter, TimeLimit, warm_up
 from raybench.problem import Problem, load_data, make_problem
-from raybench.references import Reference, References, no_lease
+from raybench.references import Reference, References, first_images, no_lease
 from raybench.registry import METHODS, MethodEntry, load_plugins
 from raybench.seeding import seeded_globals, to_json, torch_generator
 from raybench.space import resolve
@@ -40,7 +39,6 @@ from raybench.training import make_recipe
 
 MIN_TIME_LIMIT_S = 600.0
 RETRAIN_TIMES = 20.0  # the default limit is this many retrainings: a net against hangs
-WARMUP_SAMPLES = 32
 
 
 class WrongDevice(Exception):
@@ -95,11 +93,16 @@ class Workshop:
             if checksum != spec.checksum:
                 name = spec.dataset.label
                 raise ValueError(f"dataset {name} has checksum {checksum} on this node, the plan has {spec.checksum}")
-            self._problems[spec.id] = make_problem(spec, raw, self.device(spec.device_type))
+            self._problems[spec.id] = problem = make_problem(spec, raw, self.device(spec.device_type))
+            problem.intact()  # fixes what it will be compared with
             while len(self._problems) > 6:
                 self._problems.popitem(last=False)
         self._problems.move_to_end(spec.id)
         return self._problems[spec.id]
+
+    def drop(self, spec: ProblemSpec) -> None:
+        """Forget a problem whose data a trial has changed, so that the next trial loads it anew."""
+        self._problems.pop(spec.id, None)
 
     def device(self, device_type: str) -> torch.device:
         """The device of this type that this process was given."""
@@ -228,7 +231,7 @@ def _method(run: _Run) -> None:
     clock = Clock(device, limit)
     passes = PassCounter(original.model, problem.facts.input_shape)
     task = _task(run, entry, clock, passes)
-    _warm_up(original.model, problem)
+    warm_up(original.model, first_images(problem))
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     run.row["artefact_bytes"] = original.record["artefact_bytes"]
@@ -245,10 +248,18 @@ def _method(run: _Run) -> None:
         run.row |= {"status": "failed", "reason": f"out of memory: {str(error).splitlines()[0]}"}
     finally:
         clock.stop()
-        peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+        clock.note_peak()
+        peak = clock.peak_memory if device.type == "cuda" else None
         cost = {"wall_s": clock.wall_s, "cpu_s": clock.cpu_s, "forward": passes.forward, "backward": passes.backward}
         _cost(run, cost, shared_s=clock.shared_s, peak=peak)
-    if result is not None:
+        intact = problem.intact()
+        if not intact:
+            shop.drop(spec.problem)
+    if not intact:
+        raise ValueError(f"method {spec.method} wrote to the images or labels that all trials share")
+    if run.row["status"] == "ok":
+        if not callable(result):
+            raise TypeError(f"method {spec.method} must return a model, got {type(result).__name__}")
         run.row["reported"] = to_json(task.reported.scalars) if task.reported.scalars else None
         _keep(run, "reported", task.reported.tensors)
         with passes.paused():
@@ -303,7 +314,8 @@ def _look(run: _Run, entry: MethodEntry, result: Callable[[Tensor], Tensor]) -> 
             run.row |= {"status": "diverged", "reason": "the unlearned model has non-finite weights"}
             return
     outputs = outputs_of(result, run.problem.splits, splits_for(run.spec.phase != SEARCH))
-    if any(not bool(torch.isfinite(outputs[n].logits).all()) for n in outputs if outputs.has(n)):
+    # A class switched off by minus infinity is legal; a row without a finite maximum has no softmax.
+    if any(not bool(torch.isfinite(outputs[n].logits.amax(dim=1)).all()) for n in outputs if outputs.has(n)):
         run.row |= {"status": "diverged", "reason": "the unlearned model has non-finite outputs"}
         return
     changed: bool | None = None
@@ -371,14 +383,6 @@ def _cost(run: _Run, cost: Mapping[str, float], shared_s: float, peak: int | Non
     }
 
 
-def _warm_up(model: nn.Module, problem: Problem) -> None:
-    """One forward and backward pass off the clock: thread pools, kernels and allocators are ready after it."""
-    scratch = copy.deepcopy(model).requires_grad_(True)
-    split = problem.splits["retain"]
-    images, _ = split.subset(torch.arange(min(WARMUP_SAMPLES, len(split)))).tensors()
-    scratch(images).sum().backward()
-
-
 def _keep(run: _Run, name: str, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors of this trial under ``artifacts/<trial id>/``, by an atomic replace."""
     if not tensors or run.shop.settings.artifacts is None or run.spec.phase == SEARCH:
@@ -391,8 +395,9 @@ def _keep(run: _Run, name: str, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """``Type: message (file:line)`` of the innermost frame, in one line."""
-    frames = traceback.extract_tb(error.__traceback__)
+    """``Type: message (file:line)`` in one line, of the innermost frame that is not inside torch itself."""
+    every = list(traceback.extract_tb(error.__traceback__))
+    frames = [f for f in every if Path(torch.__file__).parent not in Path(f.filename).parents] or every
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:500]}{where}"

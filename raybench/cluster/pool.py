@@ -1,0 +1,140 @@
+"""A pool of warm actors for fixed work: one trial in flight per actor, dead ones replaced, no trial lost."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from raybench.cluster.aggregator import wait_for
+from raybench.cluster.trial_actor import Kit, Outcome, TrialActor
+from raybench.errors import UserError
+from raybench.ledger import Request
+
+TRIES = 3  # a trial whose worker dies, or that is handed back, so many times becomes a failed row
+START_S = 600.0  # an autoscaler may need minutes to bring a node
+
+
+@dataclass(frozen=True)
+class Place:
+    """What an actor of the pool takes. ``node_id``: where it should be; None leaves that to Ray."""
+
+    cpu: float
+    gpu: float
+    node_id: str | None = None
+
+
+@dataclass
+class _Job:
+    request: Request
+    tries: int = 0
+    reason: str = ""
+
+
+@dataclass
+class _Worker:
+    actor: Any
+    place: Place
+
+
+class Pool:
+    """Warm actors at the given places; kept between calls of ``run`` until ``close``."""
+
+    def __init__(self, kit: Kit, places: Sequence[Place]) -> None:
+        self.places = list(places)
+        self._kit = kit
+        self._idle: list[_Worker] = []
+        self._starting: dict[Any, _Worker] = {}  # answers to ready()
+        self._busy: dict[Any, tuple[_Worker, _Job]] = {}
+
+    def run(
+        self, requests: Sequence[Request], finished: Callable[[Mapping[str, Any]], None], fail: Callable[..., Any]
+    ) -> None:
+        """Run all requests. ``fail(request, reason)`` makes the durable row of one that cannot be run."""
+        queue = deque(_Job(request) for request in requests)
+        since = time.monotonic()
+        while queue or self._busy:
+            self._start(len(queue))
+            while queue and self._idle:
+                worker, job = self._idle.pop(0), queue.popleft()
+                self._busy[worker.actor.run.remote(job.request.to_dict())] = (worker, job)
+            ready, _ = ray.wait([*self._busy, *self._starting], num_returns=1, timeout=5.0)
+            for reference in ready:
+                since = time.monotonic()
+                if reference in self._starting:
+                    self._started(reference)
+                    continue
+                row, again = self._collect(reference, fail)
+                if row is not None:
+                    finished(row)
+                elif again is not None:
+                    queue.append(again)
+            if not self._busy and not self._idle and time.monotonic() - since > START_S:
+                raise UserError(
+                    f"the cluster must have room for one worker ({self.places[0]}), none started for {START_S:.0f} s; "
+                    "look at ray status, free it or add a node"
+                )
+
+    def close(self) -> None:
+        """Let go of all resources."""
+        for worker in [*self._idle, *self._starting.values(), *(worker for worker, _ in self._busy.values())]:
+            ray.kill(worker.actor)
+        self._idle, self._starting, self._busy = [], {}, {}
+
+    def _start(self, waiting: int) -> None:
+        """Start workers at free places, no more than there are jobs for."""
+        mine = [*self._idle, *self._starting.values(), *(worker for worker, _ in self._busy.values())]
+        free = list(self.places)
+        for worker in mine:
+            if worker.place in free:
+                free.remove(worker.place)
+        for place in free[: max(0, waiting - len(self._idle) - len(self._starting))]:
+            where = "DEFAULT" if place.node_id is None else NodeAffinitySchedulingStrategy(place.node_id, soft=True)
+            options = {"num_cpus": place.cpu, "num_gpus": place.gpu, "scheduling_strategy": where}
+            actor = ray.remote(TrialActor).options(**options).remote(self._kit)
+            self._starting[actor.ready.remote()] = _Worker(actor, place)
+
+    def _started(self, reference: Any) -> None:
+        worker = self._starting.pop(reference)
+        try:
+            wait_for(reference)
+        except ray.exceptions.RayActorError as error:
+            if "creation task" in str(error):  # its code could not be loaded: the next one will not do better
+                reason = str(error).strip().splitlines()[-1]
+                raise UserError(
+                    f"workers must be able to import raybench, one could not ({reason}); install the same raybench "
+                    "on every node, or submit the job with --working-dir"
+                ) from error
+            return  # a node went away; the next round starts another
+        self._idle.append(worker)
+
+    def _collect(self, reference: Any, fail: Callable[..., Any]) -> tuple[Mapping[str, Any] | None, _Job | None]:
+        """The row of a finished call, or the job to try again."""
+        worker, job = self._busy.pop(reference)
+        job.tries += 1
+        try:
+            outcome: Outcome = ray.get(reference)
+        except ray.exceptions.RayActorError:
+            ray.kill(worker.actor)  # one that is merely out of reach must not come back beside its replacement
+            job.reason = f"worker died in {job.tries} of {job.tries} tries"
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, UserError):
+                raise error.cause from None
+            raise
+        else:
+            if outcome.row is not None:
+                self._idle.append(worker)
+                return outcome.row, None
+            # The place goes with its worker while others remain, or a node without the device would eat the queue.
+            ray.kill(worker.actor)
+            if len(self.places) > 1:
+                self.places.remove(worker.place)
+            job.reason = outcome.handed_back
+        if job.tries < TRIES:
+            return None, job
+        return fail(job.request, job.reason), None

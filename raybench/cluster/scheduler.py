@@ -1,0 +1,110 @@
+"""The executor on a cluster: searches through Ray Tune, fixed work through a pool of warm actors."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ray
+
+from raybench.board import Board
+from raybench.cluster.aggregator import start_aggregator, wait_for
+from raybench.cluster.lease import start_coordinator
+from raybench.cluster.optuna_ask import ask_optuna_search
+from raybench.cluster.pool import Place, Pool
+from raybench.cluster.search import run_board
+from raybench.cluster.session import Session
+from raybench.cluster.trial_actor import Kit, node_name
+from raybench.leaderboard.schema import MetricInfo
+from raybench.ledger import Request, Row
+from raybench.rounds import Ask
+from raybench.trial import Placement, Settings, Workshop, failed_row
+
+Finished = Callable[[Row], None]
+
+
+class RayExecutor:
+    """``raybench.serial.Executor`` on a Ray session.
+
+    ``resources``: what the spec says one trial takes; ``note`` says where the cluster cannot give it.
+    ``exclusive``: references and finals have a node to themselves (``timing: exclusive``). On CUDA they always have
+    a GPU to themselves, because seconds of trials that share one are not comparable; searches share.
+    """
+
+    def __init__(
+        self,
+        results: str,
+        metrics: Sequence[MetricInfo],
+        settings: Settings,
+        resources: Mapping[str, float],
+        session: Session,
+        exclusive: bool = False,
+    ) -> None:
+        self.ask: Ask = ask_optuna_search
+        self._session = session
+        fit = session.fit(resources)
+        self._resources, self.note = fit.resources, fit.note
+        self._exclusive = exclusive
+        self._pool: Pool | None = None
+        session.check(results, settings.store)
+        self._aggregator = start_aggregator(results, metrics, session.namespace, session.node_id)
+        self._coordinator = start_coordinator(session.namespace, session.node_id)
+        wait_for(self._aggregator.append.remote([]))  # a folder that cannot be written is found here
+        self._kit = Kit(settings, self._aggregator, self._coordinator)
+        here = Placement(ray_version=ray.__version__, node=node_name())
+        self._shop = Workshop(settings, placement=here)  # for rows that the driver writes itself
+
+    def record(self, records: list[dict[str, Any]]) -> None:
+        """See ``Executor``."""
+        if records:
+            wait_for(self._aggregator.append_searches.remote(records))
+
+    def run_fixed(self, requests: Sequence[Request], finished: Finished) -> None:
+        """See ``Executor``."""
+        if not requests:
+            return
+        places = self._places(any(r.spec.problem.device_type == "cuda" for r in requests))
+        if self._pool is None or self._pool.places != places:
+            self._release()
+            alone = self._exclusive or places[0].gpu >= 1 or self._alone(len(places))
+            self._pool = Pool(dataclasses.replace(self._kit, gpu=places[0].gpu, exclusive=alone), places)
+        self._pool.run(requests, finished, self._fail)
+
+    def run_searches(self, board: Board, finished: Finished) -> None:
+        """See ``Executor``."""
+        if board.done:
+            return
+        self._release()  # Tune needs its CPUs
+        slots = self._session.slots(self._resources)
+        kit = dataclasses.replace(self._kit, gpu=self._resources["gpu"], exclusive=self._alone(slots))
+        run_board(board, kit, self._resources, slots, finished, self._fail)
+
+    def close(self) -> None:
+        """End the workers and the two service actors; the session stays open."""
+        self._release()
+        for actor in (self._aggregator, self._coordinator):
+            ray.kill(actor)
+
+    def _places(self, cuda: bool) -> list[Place]:
+        cpu, gpu = self._resources["cpu"], self._resources["gpu"]
+        if cuda:
+            gpu = max(1.0, gpu)
+        elif self._exclusive:
+            nodes = {n["NodeID"]: n["Resources"].get("CPU", 0.0) for n in self._session.nodes()}
+            return [Place(cpus, gpu, node_id) for node_id, cpus in sorted(nodes.items()) if cpus >= cpu]
+        return [Place(cpu, gpu)] * self._session.slots({"cpu": cpu, "gpu": gpu})
+
+    def _alone(self, slots: int) -> bool:
+        """A local Ray with one slot runs one trial at a time."""
+        return self._session.local and slots == 1
+
+    def _fail(self, request: Request, reason: str) -> Row:
+        row = failed_row(request.spec, request.context, self._shop, reason)
+        wait_for(self._aggregator.append.remote([row]))
+        return row
+
+    def _release(self) -> None:
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None

@@ -1,0 +1,251 @@
+"""The one place that calls ``ray.init``: a cluster that is there, or a quiet local Ray; and how trials fit on it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import secrets
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from raybench.cluster.probes import check_nodes, probe_cuda
+from raybench.errors import UserError
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # workers hide GPUs that they were not given themselves
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # rows are the truth: Tune's snapshots would only cost time
+}
+SILENT: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+OBJECT_STORE_BYTES = 200 * 2**20  # trials read data and models from disk; Ray's default takes 30 % of the memory
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a trial takes on this cluster, how many run at once, and what people should know of it."""
+
+    resources: dict[str, float]
+    slots: int
+    note: str = ""
+
+
+@dataclass
+class Session:
+    """A connection to a cluster. ``local``: this process started it. ``cap``: at most so many trials at once.
+    ``namespace`` holds this run's named actors and nobody else's."""
+
+    local: bool
+    cap: int | None = None
+    mine: bool = True
+    namespace: str = field(default_factory=lambda: f"raybench-{uuid.uuid4().hex[:12]}")
+
+    def __post_init__(self) -> None:
+        self.node_id: str = ray.get_runtime_context().get_node_id()
+
+    @classmethod
+    def start(
+        cls, slots: int | None = None, resources: Mapping[str, float] | None = None, gpus: float | None = None
+    ) -> Session:
+        """A quiet local Ray with room for ``slots`` trials of ``resources`` (default: one per core). ``gpus``: how
+        many GPUs it believes to have (default: those it finds). Where this process has called ``ray.init`` already,
+        that session is used and left open."""
+        cap = _prepare(slots)
+        if ray.is_initialized():
+            return cls(local=False, cap=cap, mine=False)
+        cpu = float((resources or {}).get("cpu", 1.0))
+        _own_token()
+        with _workers_import_what_i_import():
+            ray.init(
+                address="local",
+                num_cpus=None if slots is None else math.ceil(slots * cpu),
+                num_gpus=gpus,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                **SILENT,
+            )
+        return cls(local=True, cap=cap)
+
+    @classmethod
+    def connect(cls, address: str = "auto", slots: int | None = None) -> Session:
+        """Join the cluster at ``address``: ``auto`` or ``host:port``. ``slots``: trials at once (default: what
+        fits). ``UserError`` where there is none."""
+        cap = _prepare(slots)
+        if ray.is_initialized():
+            return cls(local=False, cap=cap, mine=False)
+        _join(address)
+        return cls(local=False, cap=cap)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Alive nodes, as Ray describes them."""
+        return [node for node in ray.nodes() if node["Alive"]]
+
+    def resources(self) -> dict[str, float]:
+        """CPUs and GPUs of the cluster: as it is, or as it may grow where an autoscaler says so."""
+        grown = _grown() or {}
+        alive = ray.cluster_resources()
+        return {key: float(max(alive.get(key, 0.0), grown.get(key, 0.0))) for key in ("CPU", "GPU")}
+
+    def fit(self, resources: Mapping[str, float]) -> Fit:
+        """Resolve ``resources: {cpu, gpu}`` of a spec on this cluster; ``UserError`` if no trial fits.
+
+        A GPU share is dropped where the cluster has no GPU, and kept where it has some (so that packing is the
+        same) even if torch cannot use them.
+        """
+        cpu, gpu = float(resources.get("cpu", 1.0)), float(resources.get("gpu", 0.0))
+        if cpu <= 0 or gpu < 0:
+            raise UserError(
+                f"resources must be cpu above 0 and gpu from 0, got {cpu:g} and {gpu:g}; mend the spec"
+            )
+        if gpu > 1 and gpu != int(gpu):
+            raise UserError(f"resources.gpu must be at most 1 or a whole number, got {gpu:g}; round it")
+        note = ""
+        if gpu and self.resources()["GPU"] == 0:
+            note, gpu = f"the cluster has no GPU: trials run on CPU, resources.gpu {gpu:g} is dropped", 0.0
+        wanted = {"cpu": cpu, "gpu": gpu}
+        slots = self.slots(wanted)
+        if slots == 0:
+            raise UserError(
+                f"a trial must fit on one node, got resources {{cpu: {cpu:g}, gpu: {gpu:g}}} and nodes with "
+                f"{self._describe()}; ask for less in the spec, or add a node"
+            )
+        return Fit(wanted, slots, note)
+
+    def device_type(self, device: str, resources: Mapping[str, float]) -> str:
+        """``cpu`` or ``cuda`` for ``device: auto | cpu | cuda`` of a spec. CUDA if trials hold a share of a GPU and
+        torch sees it on the nodes; ``UserError`` where it is demanded and that is not so."""
+        gpu = self.fit(resources).resources["gpu"]
+        if device == "cpu" or (device == "auto" and gpu == 0):
+            return "cpu"
+        if gpu == 0:
+            raise UserError(
+                f"device cuda needs a cluster with GPUs and a share of one per trial, got {self.resources()['GPU']:g} "
+                f"GPUs and resources.gpu {resources.get('gpu', 0.0):g}; set resources.gpu, or ask for device: auto"
+            )
+        if probe_cuda(gpu):
+            return "cuda"
+        if device == "cuda":
+            raise UserError(
+                f"device cuda needs a torch that can use the GPUs of the nodes, torch {torch.__version__} there "
+                "cannot; install one with CUDA, or ask for device: auto"
+            )
+        return "cpu"
+
+    def slots(self, resources: Mapping[str, float]) -> int:
+        """How many trials of these resources run at once; counted node by node, GPU shares device by device."""
+        fits = sum(_fits(node["Resources"], resources) for node in self.nodes())
+        grown = _grown()
+        if grown:  # an autoscaling cluster: a node may be there only once trials wait for it
+            fits = max(fits, _fits(grown, resources))
+        return fits if self.cap is None else min(fits, self.cap)
+
+    def check(self, results: str, store: str) -> None:
+        """``UserError`` unless every node that may run trials runs this raybench and sees both folders."""
+        nodes = [n for n in self.nodes() if n["Resources"].get("CPU", 0) > 0 and n["NodeID"] != self.node_id]
+        if nodes:
+            check_nodes([n["NodeID"] for n in nodes], results, store)
+
+    def close(self) -> None:
+        """Leave the cluster; a local one ends."""
+        if self.mine:
+            ray.shutdown()
+
+    def _describe(self) -> str:
+        found = [n["Resources"] for n in self.nodes()]
+        return "; ".join(f"{r.get('CPU', 0):g} CPUs, {r.get('GPU', 0):g} GPUs" for r in found)
+
+
+def _prepare(slots: int | None) -> int | None:
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    if slots is not None and slots < 1:
+        raise UserError(f"--slots must be at least 1, got {slots}; leave it out to use all there is")
+    return slots
+
+
+def _grown() -> Mapping[str, float] | None:
+    """What an autoscaling cluster may grow to; None for one that stays as it is."""
+    grown: Mapping[str, float] | None = ray._private.state.state.get_max_resources_from_cluster_config()
+    return grown
+
+
+def _join(address: str) -> None:
+    if "://" in address:
+        raise UserError(
+            f"--address must be auto or host:port of a cluster that this machine belongs to, got {address}; "
+            "from outside use: ray job submit --working-dir . -- python -m raybench run ..."
+        )
+    runtime_env = None if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else {"env_vars": {"PYTHONPATH": _paths()}}
+    try:
+        ray.init(address=address, runtime_env=runtime_env, **SILENT)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RaySystemError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"--address must lead to a running Ray cluster, got {address} ({first}); start one with "
+            "ray start --head, or leave --address out"
+        ) from error
+
+
+def _own_token() -> None:
+    """A local Ray turns token authentication on and would leave its new token readable for everyone."""
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+        return
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return
+    path = Path.home() / ".ray" / "auth_token"
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return  # it is somebody's choice already
+    with os.fdopen(handle, "w") as file:
+        file.write(secrets.token_hex(32))
+
+
+def _paths() -> str:
+    """This process's import path: workers must find the same raybench and the plug-ins beside the caller."""
+    import raybench
+
+    mine = [str(Path(raybench.__file__).parent.parent), *(os.path.abspath(p) for p in sys.path)]
+    theirs = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    installed = (sys.prefix, sys.base_prefix)
+    kept = [p for p in (*mine, *theirs) if p and os.path.isdir(p) and not p.startswith(installed)]
+    return os.pathsep.join(dict.fromkeys(kept))
+
+
+@contextmanager
+def _workers_import_what_i_import() -> Iterator[None]:
+    """Processes of a local Ray inherit the environment that it was started in."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = _paths()
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+def _fits(node: Mapping[str, float], wanted: Mapping[str, float]) -> int:
+    """How many requests fit on a node; a share of a GPU cannot be put together from two devices."""
+    margin = 1e-6
+    fits = int(node.get("CPU", 0.0) / wanted["cpu"] + margin)
+    gpu = wanted.get("gpu", 0.0)
+    if gpu >= 1:
+        fits = min(fits, int(node.get("GPU", 0.0) / gpu + margin))
+    elif gpu > 0:
+        fits = min(fits, int(node.get("GPU", 0.0)) * int(1 / gpu + margin))
+    return fits

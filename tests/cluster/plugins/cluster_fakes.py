@@ -1,0 +1,62 @@
+"""Plug-in module for the cluster tests: methods that sleep, raise or kill their process.
+
+Workers import it by name (``plugins: [cluster_fakes]``), as they would a third party's.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from optuna.distributions import FloatDistribution
+from torch import nn
+
+from raybench.registry import METHODS, RETAIN
+from raybench.space import nuisance
+
+
+@dataclass(frozen=True)
+class SleepHparams:
+    seconds: float = 1.0
+    """How long."""
+
+
+@METHODS.register("sleeper", hparams=SleepHparams, needs={RETAIN}, identity=True)
+def sleeper(task, hp: SleepHparams) -> nn.Module:
+    """Do nothing for a while."""
+    time.sleep(hp.seconds)
+    return task.model
+
+
+@dataclass(frozen=True)
+class KillHparams:
+    strength: Annotated[float, nuisance(FloatDistribution(0.0, 1.0))] = 0.5
+    """Searched, so that there is a search."""
+    flag: str = ""
+    """A file: while it is missing the process creates it and dies. Empty: it always dies."""
+
+
+@METHODS.register("killer", hparams=KillHparams, needs={RETAIN}, identity=True)
+def killer(task, hp: KillHparams) -> nn.Module:
+    """Die as a process does that the kernel kills."""
+    if not hp.flag or not Path(hp.flag).exists():
+        if hp.flag:
+            Path(hp.flag).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return task.model
+
+
+@dataclass(frozen=True)
+class RaiseHparams:
+    strength: Annotated[float, nuisance(FloatDistribution(0.0, 1.0))] = 0.5
+    """Searched, so that there is a search."""
+
+
+@METHODS.register("raiser", hparams=RaiseHparams, needs={RETAIN}, identity=True)
+def raiser(task, hp: RaiseHparams) -> nn.Module:
+    """Raise what nobody expects."""
+    raise ZeroDivisionError("a bug in a method")
