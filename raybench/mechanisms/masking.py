@@ -28,6 +28,12 @@ def fisher_ratio(forget: Tensors, retain: Tensors, epsilon: float = 1e-8) -> dic
     return ratio
 
 
+def trace_ratio(forget: Tensors, retain: Tensors) -> float:
+    """tr I_f / tr I_r: the Fisher ratio of the whole model, the natural unit of the entries' ratios."""
+    totals = [sum(float(value.double().sum()) for value in part.values()) for part in (forget, retain)]
+    return totals[0] / (totals[1] + 1e-30)
+
+
 def top_threshold(score: Tensors, share: float) -> float:
     """The threshold above which lie at most ``share`` of all entries, fewer where scores are equal.
 

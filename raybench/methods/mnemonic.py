@@ -29,7 +29,9 @@ class MnemonicTraining:
     """Own training of the original model."""
 
     t_mix: float = 0.1
-    """Chance that a sample is replaced by the code of its class (paper: 0.1 on MNIST, 0.3 on CIFAR-10)."""
+    """Chance that a sample is replaced by the code of its class (paper: 0.1 on MNIST, 0.3 on CIFAR-10, 0.1 to 0.8
+    tried). On 1 300 digits 0.1 does for the paper's sigmoid network; ReLU networks want 0.5 or more, and fail on
+    some seeds even so."""
     code_dist: Literal["uniform01", "normal"] = "uniform01"
     """How codes are drawn: uniform on [0, 1], or standard normal. The paper's text says normal, but its published
     lambda1 and lambda2 fit uniform codes, so they go together as defaults."""

@@ -18,6 +18,7 @@ from raybench.mechanisms.masking import (
     select_above,
     selected_share,
     top_threshold,
+    trace_ratio,
 )
 
 
@@ -119,3 +120,10 @@ def test_overwrite() -> None:
     assert torch.equal(model.weight[~mask["weight"]], before[~mask["weight"]])
     overwrite(model, mask)
     assert model.weight.diagonal().tolist() == [0.0, 0.0]
+
+
+def test_trace_ratio() -> None:
+    forget = {"w": torch.tensor([[1.0, 2.0]]), "b": torch.tensor([3.0])}
+    assert trace_ratio(forget, {"w": torch.tensor([[4.0, 4.0]]), "b": torch.tensor([16.0])}) == pytest.approx(0.25)
+    nothing = {name: torch.zeros_like(value) for name, value in forget.items()}
+    assert trace_ratio(nothing, nothing) == 0.0

@@ -6,13 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from raybench.task import UndeclaredAccess, UnlearningTask
-from raybench.testing import make_task, run_method
-
-
-def forget_loss(task: UnlearningTask) -> torch.Tensor:
-    images, labels = task.forget.tensors()
-    return F.cross_entropy(task.model(images), labels)
+from raybench.task import UndeclaredAccess
+from raybench.testing import make_bench, make_task, run_method
 
 
 def test_one_small_step_adds_lr_times_squared_gradient_norm() -> None:
@@ -21,34 +16,42 @@ def test_one_small_step_adds_lr_times_squared_gradient_norm() -> None:
         for p in task.model.parameters():
             p.mul_(0.3)  # a model that is less sure, so that the gradient is not lost in rounding
     task.model.double()
-    task.from_pixels = task.to_pixels  # type: ignore[method-assign]
     images, labels = task.forget.tensors()
     before = F.cross_entropy(task.model(images.double()), labels)
     squared = sum(float(g.square().sum()) for g in torch.autograd.grad(before, list(task.model.parameters())))
     task._loss = lambda model, batch: F.cross_entropy(model(batch[0].double()), batch[1], reduction="none")
     lr = 1e-4 / squared
     model = run_method("gradient_ascent", task, lr=lr, epochs=1, batch_size=len(labels), weight_decay=0.0)
-    gain = float(F.cross_entropy(model(images.double()), labels) - before)
+    gain = float((F.cross_entropy(model(images.double()), labels) - before).detach())
     assert gain == pytest.approx(lr * squared, rel=1e-2)
 
 
-def test_forgets_the_class_at_some_rate() -> None:
-    task = make_task("gradient_ascent", model="mlp")
-    start = float(forget_loss(task))
-    run_method("gradient_ascent", task, lr=0.02, epochs=10)
-    images, labels = task.forget.tensors()
-    kept_images, kept_labels = task._splits["retain"].tensors()
-    with torch.no_grad():
-        forgotten = float((task.model(images).argmax(1) == labels).float().mean())
-        kept = float((task.model(kept_images).argmax(1) == kept_labels).float().mean())
-    assert float(forget_loss(task)) > 20 * start
-    assert forgotten < 0.2
-    assert kept > 0.8
+def test_forgets_the_class_and_then_everything() -> None:
+    """lenet5, where the edge lies between rates of 0.01 and 0.03 (a learning rate is all that separates them)."""
+
+    def after(lr: float) -> tuple[float, float]:
+        task = make_task("gradient_ascent")
+        model = run_method("gradient_ascent", task, lr=lr, epochs=5, batch_size=16)
+        found = []
+        for part in ("retain", "forget"):
+            images, labels = task._splits[part].tensors()
+            with torch.no_grad():
+                found.append(float((model(images).argmax(1) == labels).float().mean()))
+        return found[0], found[1]
+
+    kept, forgotten = after(1e-4)
+    assert kept > 0.98
+    assert forgotten > 0.9
+    kept, forgotten = after(0.01)
+    assert forgotten < 0.4
+    assert kept > forgotten + 0.4
 
 
 def test_batch_norm_buffers_stay_unless_asked() -> None:
+    bench = make_bench("resnet8", samples=120, model_options=(("width", 4),))
+
     def buffers(**options: object) -> bool:
-        task = make_task("gradient_ascent", model="resnet8")
+        task = make_task("gradient_ascent", bench=bench)
         before = {key: value.clone() for key, value in task.model.named_buffers()}
         run_method("gradient_ascent", task, epochs=1, **options)
         return all(torch.equal(before[key], value) for key, value in task.model.named_buffers())
@@ -62,7 +65,7 @@ def test_clipping_bounds_the_step() -> None:
     before = torch.nn.utils.parameters_to_vector(task.model.parameters()).clone()
     options = {"lr": 0.1, "epochs": 1, "batch_size": len(task.forget), "weight_decay": 0.0, "clip_norm": 1e-6}
     model = run_method("gradient_ascent", task, **options)
-    moved = torch.nn.utils.parameters_to_vector(model.parameters()) - before
+    moved = (torch.nn.utils.parameters_to_vector(model.parameters()) - before).detach()
     assert float(moved.norm()) == pytest.approx(1e-7, rel=0.3)  # weights are fp32: small steps are rounded
 
 
