@@ -91,7 +91,11 @@ class MethodItem(Strict):
     @model_validator(mode="before")
     @classmethod
     def _name_alone(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
+        if isinstance(value, str):
+            return {"name": value}
+        if isinstance(value, Mapping):
+            return value
+        raise ValueError("must be a name, or a mapping {name: ..., hparams: ...}")
 
 
 class SpecFile(Strict):

@@ -70,6 +70,8 @@ class LocalFolder:
             found = os.listdir(self.path / sub)
         except FileNotFoundError:
             return []
+        except NotADirectoryError as error:
+            raise UserError(f"a results folder must be a folder, got {self.path}; check the path") from error
         return sorted(f"{sub}/{name}" for name in found if name.endswith(".parquet") and name[0] not in "._")
 
     def open(self, name: str) -> IO[bytes]:
