@@ -1,5 +1,65 @@
-"""raybench: which machine-unlearning method forgets best, at what cost, on my data and my model?"""
+"""raybench: which machine-unlearning method forgets best, at what cost, on my data and my model?
+
+>>> import raybench as rb
+>>> outcome = rb.run("quickstart", results="out")      # doctest: +SKIP
+>>> lb, trials = rb.load_leaderboard("out"), rb.load_trials("out")      # doctest: +SKIP
+>>> rb.pareto(lb, cost="unlearn_s", loss="distance")      # doctest: +SKIP
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping, Sequence
+
+    import pandas as pd
+
+    from raybench.run import Outcome
+
 __version__ = "0.1.0"
+__all__ = ["__version__", "load_leaderboard", "load_trials", "pareto", "run"]
+
+
+def run(
+    spec: str | Mapping[str, Any], results: str | None = None, settings: Sequence[str] = (), **options: Any
+) -> Outcome:
+    """Run an experiment, or go on with it: what ``raybench run`` does.
+
+    Args:
+        spec: a shipped spec by name, the path of a YAML file, or a spec as plain values.
+        results: the results folder; default ``./raybench-runs/<name of the spec>``.
+        settings: overrides such as ``"search.trials=4"``.
+        options: the fields of ``raybench.run.Options``: store, data, download, serial, address, slots, ...
+
+    Returns:
+        An ``Outcome``: ``results`` (folder), ``ran``, ``trained``, ``bad`` (failed trials, one line each).
+
+    Raises:
+        raybench.errors.UserError: bad input, before anything is trained.
+    """
+    from raybench.run import Options, run
+
+    return run(spec, options=Options(results=results, **options), settings=settings)
+
+
+def load_trials(directory: str | os.PathLike[str], attempts: bool = False) -> pd.DataFrame:
+    """Every trial of a results folder, each id once (its last attempt; all of them with ``attempts``)."""
+    from raybench.leaderboard.query import load_trials
+
+    return load_trials(directory, attempts)
+
+
+def load_leaderboard(directory: str | os.PathLike[str]) -> pd.DataFrame:
+    """One line per dataset, model, scenario, method and variant: means, intervals, costs, best hyperparameters."""
+    from raybench.leaderboard.query import load_leaderboard
+
+    return load_leaderboard(directory)
+
+
+def pareto(leaderboard: pd.DataFrame, cost: str = "unlearn_s", loss: str = "distance") -> pd.DataFrame:
+    """The lines that no other line of the same problem beats in both ``cost`` and ``loss`` (smaller is better)."""
+    from raybench.leaderboard.query import pareto
+
+    return pareto(leaderboard, cost, loss)
