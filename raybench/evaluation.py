@@ -23,7 +23,7 @@ def splits_for(final: bool) -> tuple[str, ...]:
     return FINAL_SPLITS if final else SEARCH_SPLITS
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: a metric may fit something on the logits, and inference tensors forbid that
 def outputs_of(predictor: Callable[[Tensor], Tensor], splits: Mapping[str, Split], names: Iterable[str]) -> Outputs:
     """Logits of every named split that exists, on the CPU; modules are put in evaluation mode."""
     if isinstance(predictor, nn.Module):

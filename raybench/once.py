@@ -12,17 +12,18 @@ from torch import Tensor
 
 from raybench.content_store import ContentStore
 from raybench.passes import Clock, PassCounter
-from raybench.seeding import content_hash, derive_seed
+from raybench.seeding import content_hash, derive_seed, seeded_globals
 from raybench.task import Compute
 
+Entry = tuple[dict[str, Tensor], dict[str, Any]]  # tensors on the CPU, and the record of what they cost
 Lease = Callable[[str], AbstractContextManager[None]]  # single flight: one holder of a key at a time
 MEMORY_ENTRIES = 16  # values kept in the process, so that a search reads each once
 
 
-class OnceMemory(OrderedDict[str, tuple[dict[str, Tensor], dict[str, Any]]]):
+class OnceMemory(OrderedDict[str, Entry]):
     """The most recently used values of this process."""
 
-    def keep(self, key: str, entry: tuple[dict[str, Tensor], dict[str, Any]]) -> None:
+    def keep(self, key: str, entry: Entry) -> None:
         """Remember an entry, forgetting the oldest beyond the limit."""
         self[key] = entry
         self.move_to_end(key)
@@ -61,6 +62,7 @@ class SharedOnce:
         self._clock = clock
         self._passes = passes
         self._lease = lease
+        self._drew = False  # a random value was used since the innermost ``compute`` began
 
     def __call__(self, name: str, compute: Compute, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         key = content_hash([self._identity, name, inputs])
@@ -75,11 +77,12 @@ class SharedOnce:
                     if entry is None:
                         return self._make(key, seeded, compute)
         tensors, record = entry
-        self._clock.charge(record["wall_s"], record["cpu_s"])
+        self._drew |= record["random"]
+        self._clock.charge(record["wall_s"], record["cpu_s"], record["peak_memory"])
         self._passes.add(record["forward"], record["backward"])
         return {k: v.to(self._generator.device, copy=True) for k, v in tensors.items()}
 
-    def _find(self, key: str, seeded: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    def _find(self, key: str, seeded: str) -> Entry | None:
         """The entry under ``key``, or under ``seeded`` where the value is known to be random."""
         assert self._store is not None
         for candidate in (key, seeded):
@@ -94,37 +97,53 @@ class SharedOnce:
 
     def _make(self, key: str, seeded: str, compute: Compute) -> dict[str, Tensor]:
         assert self._store is not None
-        tensors, record, random = self._compute(seeded, compute)
-        if random:
+        tensors, record = self._compute(seeded, compute)
+        if record["random"]:
             self._store.put(self._kind, key, {}, {"random_marker": True})
-        kept = {k: v.cpu() for k, v in tensors.items()}
-        self._store.put(self._kind, seeded if random else key, kept, record)
+        self._store.put(self._kind, seeded if record["random"] else key, tensors, record)
         return tensors
 
-    def _compute(self, seeded: str, compute: Compute) -> tuple[dict[str, Tensor], dict[str, Any], bool]:
-        """Compute on the clock. The task's generator is seeded from the key meanwhile and put back, so that hit
-        and miss leave the same random state; whether it was drawn from decides if the value is random."""
+    def _compute(self, seeded: str, compute: Compute) -> Entry:
+        """Compute on the clock. The task's generator and the global state are seeded from the key meanwhile and put
+        back, so that hit and miss leave the same random state; whether one was drawn from decides if the value is
+        random. Calls of ``once`` inside ``compute`` are part of it."""
         clock, passes, generator = self._clock, self._passes, self._generator
-        before_state = generator.get_state()
+        before_state, outer_drew = generator.get_state(), self._drew
         generator.manual_seed(derive_seed("once", seeded))
-        seeded_state = generator.get_state()
+        self._drew = False
         running = clock.running
         clock.stop()
-        start = (clock.wall_s, clock.cpu_s, passes.forward, passes.backward)
-        clock.start()
-        value = compute(generator)
-        clock.stop()
-        random = not torch.equal(generator.get_state(), seeded_state)
+        clock.note_peak()
+        outer_peak, clock.peak_memory = clock.peak_memory, 0
+        start = (clock.wall_s, clock.cpu_s, clock.shared_s, passes.forward, passes.backward)
+        with seeded_globals(derive_seed("once globals", seeded)):
+            seeded_states = _states(generator)
+            clock.start()
+            value = compute(generator)
+            clock.stop()
+            self._drew |= any(not torch.equal(a, b) for a, b in zip(seeded_states, _states(generator), strict=True))
+        clock.note_peak()
         generator.set_state(before_state)
         tensors = {"value": value} if isinstance(value, Tensor) else dict(value)
-        tensors = {k: v.detach().clone() for k, v in tensors.items()}
+        # Contiguous, as they come back from the store: other strides may take another kernel, with other last bits.
+        tensors = {k: v.detach().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
         record = {
             "wall_s": clock.wall_s - start[0],
             "cpu_s": clock.cpu_s - start[1],
-            "forward": passes.forward - start[2],
-            "backward": passes.backward - start[3],
+            "forward": passes.forward - start[3],
+            "backward": passes.backward - start[4],
+            "peak_memory": clock.peak_memory,
+            "random": self._drew,
         }
-        clock.shared_s += record["wall_s"]
+        clock.shared_s = start[2] + record["wall_s"]
+        clock.peak_memory = max(outer_peak, clock.peak_memory)
+        self._drew |= outer_drew
         if running:
             clock.start()
-        return tensors, record, random
+        return tensors, record
+
+
+def _states(generator: torch.Generator) -> list[Tensor]:
+    """The states of all that a computation may draw from."""
+    states = [generator.get_state(), torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(generator.device)] if generator.device.type == "cuda" else states

@@ -4,12 +4,14 @@ A *sample pass* is one sample through the original model, forward or backward. P
 the linear and convolutional layers of every model that came from the task (copies keep the hooks), in
 multiply-add operations, and divided by what the original model needs for one sample; any other network is
 thereby counted in equivalents. A layer whose weights are frozen, or whose input needs no gradient, costs that
-much less backward, exactly as autograd skips it.
+much less backward, exactly as autograd skips it. (So freeze the weights when only images need gradients:
+``autograd.grad(loss, images)`` alone is not told apart from a full backward pass.)
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -28,7 +30,8 @@ class TimeLimit(Exception):
 class Clock:
     """Seconds of a method: wall and process time, device synchronised, pausable, with a limit.
 
-    ``charge`` adds seconds spent elsewhere (a value from ``once``); they count in ``shared_s`` too.
+    ``charge`` adds what was spent elsewhere (a value from ``once``); its seconds count in ``shared_s`` too.
+    ``peak_memory`` is the most device memory in bytes, as of the last ``note_peak`` (zero on a CPU).
     """
 
     def __init__(self, device: torch.device, limit_s: float = math.inf) -> None:
@@ -37,6 +40,7 @@ class Clock:
         self.wall_s = 0.0
         self.cpu_s = 0.0
         self.shared_s = 0.0
+        self.peak_memory = 0
         self._since: tuple[float, float] | None = None
 
     def start(self) -> None:
@@ -63,11 +67,18 @@ class Clock:
         running = time.perf_counter() - self._since[0] if self._since is not None else 0.0
         return self.wall_s + running
 
-    def charge(self, wall_s: float, cpu_s: float) -> None:
+    def charge(self, wall_s: float, cpu_s: float, peak_memory: int = 0) -> None:
         """Add the cost of shared work."""
         self.wall_s += wall_s
         self.cpu_s += cpu_s
         self.shared_s += wall_s
+        self.peak_memory = max(self.peak_memory, peak_memory)
+
+    def note_peak(self) -> None:
+        """Take the device's peak memory into account, and begin to measure it anew."""
+        if self.device.type == "cuda":
+            self.peak_memory = max(self.peak_memory, torch.cuda.max_memory_allocated(self.device))
+            torch.cuda.reset_peak_memory_stats(self.device)
 
     def tick(self) -> None:
         """Raise ``TimeLimit`` once the limit has passed."""
@@ -213,3 +224,14 @@ def _unit(reference: nn.Module, input_shape: tuple[int, ...]) -> tuple[float, fl
     if total["forward"] == 0.0:
         raise ValueError("the model has no linear or convolutional layer to count passes by")
     return total["forward"], total["backward"]
+
+
+def warm_up(model: nn.Module, images: Tensor) -> None:
+    """One forward and backward pass before a clock starts: thread pools, kernels and allocators are ready after it.
+    ``model`` itself is not touched; a tracked one counts nothing."""
+    scratch = copy.deepcopy(model).requires_grad_(True).eval()
+    with contextlib.ExitStack() as stack:
+        counters = [layer.__dict__.get("_raybench_passes") for layer in scratch.modules()]
+        for counter in {id(c): c for c in counters if c is not None}.values():
+            stack.enter_context(counter.paused())
+        scratch(images).sum().backward()

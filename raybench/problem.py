@@ -35,6 +35,19 @@ class Problem:
     train_digest: str
     retain_digest: str
 
+    @functools.cached_property
+    def _as_made(self) -> tuple[int, ...]:
+        return self._marks()
+
+    def intact(self) -> bool:
+        """Whether images and labels are what they were when this was first asked: trials share them, none may write."""
+        return self._marks() == self._as_made
+
+    def _marks(self) -> tuple[int, ...]:
+        """Sums, and torch's own counts of writes in place."""
+        shared = {id(t): t for split in self.splits.values() for t in (split.images, split.labels)}
+        return tuple(mark for t in shared.values() for mark in (t._version, int(t.sum(dtype=torch.int64))))
+
     def build(self) -> nn.Module:
         """A new network (weights from torch's global state: see ``seeding.seeded_globals``)."""
         return build_model(self.spec.model, self.facts.num_classes, self.facts.input_shape)

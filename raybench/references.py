@@ -17,7 +17,7 @@ from raybench.content_store import ContentStore, state_of
 from raybench.evaluation import FINAL_SPLITS, outputs_of, pack, unpack
 from raybench.once import Lease
 from raybench.outputs import Outputs
-from raybench.passes import Clock, PassCounter
+from raybench.passes import Clock, PassCounter, warm_up
 from raybench.problem import Problem
 from raybench.registry import TRAININGS
 from raybench.seeding import content_hash, derive_seed, seeded_globals, torch_generator
@@ -27,6 +27,7 @@ from raybench.training import TrainingJob, make_recipe, train_standard
 
 KIND = "references"
 MEMORY_MODELS = 12
+WARMUP_SAMPLES = 32
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Reference:
     """A trained model (clean of hooks, in evaluation mode, never to be changed), its artefacts and its cost.
 
     ``record``: train_s, cpu_s, forward, backward (sample passes), peak_memory, artefact_bytes, device_name, made_on,
-    started_at. ``cached``: it was in the store before.
+    started_at. ``cached``: it was in the store before this process asked for it.
     """
 
     key: str
@@ -77,11 +78,11 @@ class References:
         if key not in self._outputs:
             entry = self._store.get("outputs", key)
             if entry is None:
-                outputs = outputs_of(reference.model, problem.splits, FINAL_SPLITS)
-                self._store.put("outputs", key, pack(outputs), {"reference": reference.key})
+                packed = pack(outputs_of(reference.model, problem.splits, FINAL_SPLITS))
+                self._store.put("outputs", key, packed, {"reference": reference.key})
             else:
-                outputs = unpack(entry[0])
-            _remember(self._outputs, key, outputs)
+                packed = entry[0]
+            _remember(self._outputs, key, unpack(packed))
         return self._outputs[key]
 
     def _get(self, problem: Problem, training: Training, split: str, digest: str, seed: int) -> Reference:
@@ -109,9 +110,8 @@ class References:
                     loaded = self._load(problem, key)
                     assert loaded is not None
                     found = Reference(key, loaded.model, loaded.artefacts, loaded.record, cached=False)
-        # A second question in this process finds it cached.
-        again = Reference(key, found.model, found.artefacts, found.record, cached=True)
-        _remember(self._models, key, again)
+        # As it is: the row of a model that another row's trial needed first must not say that it was cached.
+        _remember(self._models, key, found)
         return found
 
     def _load(self, problem: Problem, key: str) -> Reference | None:
@@ -132,7 +132,8 @@ class References:
     ) -> None:
         device = problem.splits["train"].images.device
         with seeded_globals(0):
-            passes = PassCounter(problem.build().to(device), problem.facts.input_shape)
+            scratch = problem.build().to(device)
+        passes = PassCounter(scratch, problem.facts.input_shape)
 
         def build() -> nn.Module:
             return passes.track(problem.build())
@@ -149,6 +150,7 @@ class References:
             generator=torch_generator("training", seed, device=device),
             device=device,
         )
+        warm_up(scratch, first_images(problem))
         clock = Clock(device)
         started_at = time.time()
         if device.type == "cuda":
@@ -171,6 +173,12 @@ class References:
             "started_at": started_at,
         }
         self._store.put(KIND, key, tensors, record)
+
+
+def first_images(problem: Problem) -> Tensor:
+    """A few retained images, to warm up with."""
+    split = problem.splits["retain"]
+    return split.subset(torch.arange(min(WARMUP_SAMPLES, len(split)))).tensors()[0]
 
 
 def no_lease(key: str) -> contextlib.AbstractContextManager[None]:

@@ -24,7 +24,7 @@ def canonical(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [canonical(v) for v in value]
     if isinstance(value, np.generic):
-        return value.item()
+        value = value.item()
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return value + 0.0  # -0.0 and 0.0 are one value
     return value

@@ -100,7 +100,8 @@ def resolve(cls: type[T], values: Mapping[str, Any], owner: str) -> T:
     try:
         return cls(**checked)
     except (ValueError, TypeError) as error:
-        raise UserError(f"{owner}: {error}") from error
+        said = str(error)
+        raise UserError(said if said.startswith(owner) else f"{owner}: {said}") from error
 
 
 def search_space(cls: type, fixed: Mapping[str, Any], ranges: Mapping[str, Any], owner: str) -> Space:
@@ -131,6 +132,8 @@ def default_point(cls: type, space: Space) -> dict[str, Any] | None:
     if not space:
         return {}
     defaults = {f.name: f.default for f in dataclasses.fields(cls) if f.name in space}
+    if dataclasses.MISSING in defaults.values():
+        return None
     inside = all(_contains(space[name], value) for name, value in defaults.items())
     return defaults if inside else None
 
@@ -144,12 +147,13 @@ def sampled_point(sampler: str, space: Space, index: int, total: int, seed_parts
     names = list(space)
     if sampler == "random":
         rng = numpy_generator("random", seed_parts, index)
-        return {name: _at(space[name], float(rng.random())) for name in names}
+        return {name: _at(space[name], float(rng.random()), bins=True) for name in names}
     if sampler == "qmc":
         engine = qmc.Sobol(len(names), scramble=True, rng=derive_seed("qmc", seed_parts) % 2**32)
         if index:
             engine.fast_forward(index)
-        return {name: _at(space[name], float(u)) for name, u in zip(names, engine.random(1)[0], strict=True)}
+        draw = engine.random(1)[0]
+        return {name: _at(space[name], float(u), bins=True) for name, u in zip(names, draw, strict=True)}
     if sampler == "grid":
         points = max(1, math.ceil(total ** (1 / len(names)) - 1e-9))
         setting = {}
@@ -193,7 +197,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     elif origin is Literal:
         if value in get_args(hint):
             return value
-        raise UserError(f"{where} must be one of {', '.join(map(str, get_args(hint)))}, got {value!r}")
+        raise UserError(f"{where} must be one of {', '.join(map(str, get_args(hint)))}, got {value!r}; change it")
     elif origin in (tuple, list):
         if isinstance(value, int | float | str):
             value = (value,)
@@ -232,43 +236,47 @@ def _from_spec(given: Any, hint: Any, where: str) -> BaseDistribution:
     if extra:
         raise unknown(f"key of the range of {where}", min(extra), ("low", "high", "log", "step"))
     low, high = _convert(given["low"], hint, where), _convert(given["high"], hint, where)
+    if any(isinstance(end, bool) or not isinstance(end, int | float) for end in (low, high)):
+        raise UserError(f"range of {where} must have numbers as low and high, got {given!r}; list the choices instead")
     if low > high:
         raise UserError(f"range of {where} must have low <= high, got low={low} high={high}; swap them")
-    kind = IntDistribution if isinstance(low, int) else FloatDistribution
+    kind = IntDistribution if isinstance(low, int) and isinstance(high, int) else FloatDistribution
     try:
-        return kind(low, high, log=bool(given.get("log", False)), **_step(given))
+        step = {"step": _convert(given["step"], hint, where)} if "step" in given else {}
+        return kind(low, high, log=bool(given.get("log", False)), **step)
     except ValueError as error:
-        raise UserError(f"range of {where}: {error}") from error
-
-
-def _step(given: Mapping[str, Any]) -> dict[str, Any]:
-    return {"step": given["step"]} if "step" in given else {}
+        raise UserError(f"range of {where}: {error}; change it in the spec") from error
 
 
 def _contains(distribution: BaseDistribution, value: Any) -> bool:
     if isinstance(distribution, CategoricalDistribution):
         return value in distribution.choices
     assert isinstance(distribution, IntDistribution | FloatDistribution)
-    return value is not None and distribution.low <= value <= distribution.high
+    if value is None or not distribution.low <= value <= distribution.high:
+        return False
+    steps = (value - distribution.low) / distribution.step if distribution.step else 0.0
+    return bool(abs(steps - round(steps)) < 1e-8)  # Optuna refuses a value between two steps
 
 
 def _grid_size(distribution: BaseDistribution, points: int) -> int:
     if isinstance(distribution, CategoricalDistribution):
         return len(distribution.choices)
     if isinstance(distribution, IntDistribution):
-        return min(points, int(distribution.high - distribution.low) + 1)
+        return min(points, int(distribution.high - distribution.low) // int(distribution.step) + 1)
     return points
 
 
-def _at(distribution: BaseDistribution, u: float) -> Any:
-    """The value at quantile ``u`` in [0, 1] of a distribution."""
+def _at(distribution: BaseDistribution, u: float, bins: bool = False) -> Any:
+    """The value at ``u`` in [0, 1] of a distribution. On a stepped one ``bins`` gives every step the same share of
+    [0, 1], for draws; without it 0 and 1 are the ends and the steps between are spread evenly, for grids."""
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices[min(int(u * len(distribution.choices)), len(distribution.choices) - 1)]
     assert isinstance(distribution, IntDistribution | FloatDistribution)
-    low, high = distribution.low, distribution.high
-    value = low * (high / low) ** u if distribution.log else low + (high - low) * u
-    if isinstance(distribution, FloatDistribution) and distribution.step is None:
+    low, high, step = distribution.low, distribution.high, distribution.step
+    margin = step / 2 if bins and step is not None else 0.0
+    start, end = low - margin, high + margin
+    value = start * (end / start) ** u if distribution.log else start + (end - start) * u
+    if step is None:
         return min(max(value, low), high)
-    step = distribution.step or 1
-    stepped = low + round((value - low) / step) * step
-    return min(max(stepped, low), high) if isinstance(distribution, FloatDistribution) else int(min(stepped, high))
+    stepped = min(max(low + round((value - low) / step) * step, low), high)
+    return int(stepped) if isinstance(distribution, IntDistribution) else stepped

@@ -161,9 +161,10 @@ class UnlearningTask:
         self._clock.tick()
         if self._on_checkpoint is not None:
             with self._clock.paused(), self._passes.paused(), torch.random.fork_rng(devices=[]):
-                training = model.training
+                modes = {module: module.training for module in model.modules()}
                 self._on_checkpoint(model, step, scalars)
-                model.train(training)
+                for module, training in modes.items():  # a frozen batch norm in a training model stays frozen
+                    module.training = training
 
     def report(self, scalars: Mapping[str, float] | None = None, tensors: Tensors | None = None) -> None:
         """Keep what the method itself states: numbers in the row, tensors in ``artifacts/``."""

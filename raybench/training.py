@@ -70,7 +70,7 @@ class Recipe:
         """Learning rate of step ``step`` (from 0) of ``total``."""
         done = step / max(total, 1)
         if done < self.warmup:
-            return self.lr * (step + 1) / (self.warmup * total)
+            return self.lr * min(1.0, (step + 1) / (self.warmup * total))
         if self.schedule == "cosine":
             share = (done - self.warmup) / (1.0 - self.warmup)
             return self.lr * 0.5 * (1.0 + math.cos(math.pi * share))
