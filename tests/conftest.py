@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,3 +77,44 @@ def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Cli:
         return Said(code, out.getvalue(), err.getvalue())
 
     return call
+
+
+@pytest.fixture
+def plan_of() -> Callable[..., Any]:
+    """A plan of a spec on made-up data: no files, no training."""
+    from raybench.experiment import make_experiment
+    from raybench.plan import DataFacts, Plan
+
+    def make(spec: dict[str, Any], checksum: str = "c0", device_type: str = "cpu") -> Plan:
+        experiment = make_experiment(spec)
+        labels = {cell.dataset.label for cell in experiment.cells}
+        return Plan(experiment, {label: DataFacts(checksum, 10, (1, 28, 28)) for label in labels}, device_type)
+
+    return make
+
+
+@pytest.fixture
+def fake_row() -> Callable[..., dict[str, Any]]:
+    """The row that a request could leave: its objectives are a smooth function of the setting, or it failed."""
+
+    def make(request: Any, status: str = "ok") -> dict[str, Any]:
+        spec = request.spec
+        lr = float(spec.hparams.get("lr", 0.01))
+        epochs = float(spec.hparams.get("epochs", 1))
+        return {
+            "trial_id": spec.trial_id,
+            "status": status,
+            "phase": spec.phase,
+            "dataset": spec.problem.dataset.label,
+            "model": spec.problem.model.label,
+            "scenario": spec.problem.scenario.label,
+            "method": spec.method,
+            "train_seed": spec.problem.train_seed,
+            "unlearn_seed": spec.unlearn_seed,
+            "unlearn_s": 1.0,
+            "retrain_s": 10.0,
+            "distance_validation": abs(math.log10(lr) + 2.5) / 10 if status == "ok" else None,
+            "retrain_share": epochs / 30 if status == "ok" else None,
+        }
+
+    return make

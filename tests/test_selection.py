@@ -1,0 +1,152 @@
+"""Which setting a search has found: hand-computed cases of every rule, and settings read back from rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from raybench.ledger import Ledger
+from raybench.selection import Tried, choose, distance_floor, settings_of, tuning_cost
+
+
+def tried(*values: tuple[float, float] | None) -> list[Tried]:
+    return [Tried(i // 4, i % 4, {"lr": float(i)}, v, True, (f"t{i}",)) for i, v in enumerate(values)]
+
+
+def chosen(rule: str, floor: float, *values: tuple[float, float] | None) -> int:
+    return int(choose(tried(*values), rule, floor)[0].point["lr"])
+
+
+def test_distance_is_the_smallest() -> None:
+    assert chosen("distance", 0.0, (0.30, 1.0), (0.10, 9.0), (0.20, 0.1)) == 1
+
+
+def test_distances_within_the_floor_are_told_apart_by_passes() -> None:
+    values = ((0.10, 9.0), (0.12, 3.0), (0.13, 2.0), (0.16, 1.0))
+    assert chosen("distance", 0.0, *values) == 0
+    assert chosen("distance", 0.02, *values) == 1
+    assert chosen("distance", 0.03, *values) == 2
+    assert chosen("distance", 0.10, *values) == 3
+
+
+def test_equal_settings_go_by_distance_then_by_index() -> None:
+    assert chosen("distance", 0.1, (0.12, 1.0), (0.11, 1.0), (0.11, 1.0)) == 1
+
+
+def test_unusable_settings_are_passed_over() -> None:
+    assert chosen("distance", 0.0, None, (0.9, 1.0), None) == 1
+    assert chosen("knee", 0.0, None, (0.9, 1.0), None) == 1
+
+
+@pytest.mark.parametrize("rule", ["distance", "knee"])
+def test_no_usable_setting_is_said(rule: str) -> None:
+    setting, note = choose(tried(None, None), rule, 0.1)
+    assert setting.point == {"lr": 0.0}
+    assert note == f"{rule} (no setting was usable: the first one stands)"
+
+
+def test_knee_on_a_front_by_hand() -> None:
+    """Front (0, 10), (2, 3), (6, 1), (10, 0): scaled by 10 on both axes, the corners are 1, 0.36, 0.61 and 1 away."""
+    assert chosen("knee", 0.0, (0.0, 10.0), (2.0, 3.0), (6.0, 1.0), (10.0, 0.0)) == 1
+
+
+def test_hopeless_settings_do_not_move_the_knee() -> None:
+    """With the axes scaled to the front, (0.3, 2) is 0.41 away and (0.2, 8) 0.73; scaled to a setting at distance
+    100, all distances would look alike and the cheapest setting, (0.6, 1), would win (0.005 against 0.09)."""
+    front = ((0.1, 11.0), (0.2, 8.0), (0.3, 2.0), (0.6, 1.0))
+    assert chosen("knee", 0.0, *front) == 2
+    assert chosen("knee", 0.0, *front, (100.0, 12.0)) == 2
+
+
+def test_knee_where_all_are_alike() -> None:
+    assert chosen("knee", 0.0, (0.5, 1.0), (0.5, 1.0)) == 0
+
+
+@pytest.fixture
+def searched(make_spec: Any, plan_of: Any, fake_row: Any) -> Any:
+    """A search of 4 settings on two seeds: plan, search, and a ledger with all its rows."""
+    spec = make_spec(
+        methods=["finetune"],
+        seeds={"train": [0, 1]},
+        gold_seeds=3,
+        search={"trials": 4, "round_size": 4, "train_seeds": "all"},
+    )
+    plan = plan_of(spec)
+    search, ledger = plan.searches()[0], Ledger()
+    for index in range(4):
+        point = {"lr": 0.01 * (index + 1), "epochs": index + 1}
+        for request in plan.search_requests(search, point):
+            ledger.rows[request.spec.trial_id] = fake_row(request)
+            key = (search.id, 0, index, request.spec.problem.train_seed)
+            ledger.table[key] = (request.spec.trial_id, point)
+    return plan, search, ledger
+
+
+def test_settings_are_averaged_over_seeds(searched: Any) -> None:
+    _, search, ledger = searched
+    first, second = (ledger.table[search.id, 0, 1, seed][0] for seed in (0, 1))
+    ledger.rows[first] |= {"distance_validation": 0.25, "retrain_share": 0.5}
+    ledger.rows[second] |= {"distance_validation": 0.75, "retrain_share": 1.5}
+    found = list(settings_of(search, ledger))
+    assert [setting.index for setting in found] == [0, 1, 2, 3]
+    assert found[1].values == (0.5, 1.0)
+    assert found[1].trial_ids == (first, second)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"status": "diverged"},
+        {"status": "failed"},
+        {"status": "timeout"},
+        {"distance_validation": None},
+        {"distance_validation": float("nan")},
+        {"retrain_share": float("inf")},
+    ],
+)
+def test_one_bad_seed_makes_a_setting_unusable(searched: Any, broken: dict[str, Any]) -> None:
+    _, search, ledger = searched
+    ledger.rows[ledger.table[search.id, 0, 2, 1][0]] |= broken
+    found = list(settings_of(search, ledger))
+    assert [setting.values is None for setting in found] == [False, False, True, False]
+    assert all(setting.complete for setting in found)
+
+
+def test_a_setting_without_all_its_rows_is_not_complete(searched: Any) -> None:
+    _, search, ledger = searched
+    del ledger.rows[ledger.table[search.id, 0, 2, 1][0]]
+    found = list(settings_of(search, ledger))
+    assert [setting.complete for setting in found] == [True, True, False, True]
+    assert found[2].values is None
+
+
+def test_settings_stop_where_the_table_does(searched: Any) -> None:
+    _, search, ledger = searched
+    del ledger.table[search.id, 0, 2, 1]
+    assert [setting.index for setting in settings_of(search, ledger)] == [0, 1]
+
+
+def test_floor_is_the_mean_over_the_gold_models_of_this_plan(searched: Any, fake_row: Any) -> None:
+    plan, _, ledger = searched
+    golds = [r for r in plan.references() if r.spec.method == "retrain" and r.spec.unlearn_seed > 0]
+    assert len(golds) == 4
+    for value, request in enumerate(golds):
+        ledger.rows[request.spec.trial_id] = fake_row(request) | {"distance_validation": value / 10}
+    ids = [request.spec.trial_id for request in golds]
+    assert distance_floor(ids, ledger) == pytest.approx(0.15)
+    ledger.rows["gold of another recipe"] = ledger.rows[ids[0]] | {"distance_validation": 0.9}
+    assert distance_floor(ids, ledger) == pytest.approx(0.15)
+    ledger.rows[ids[3]] |= {"status": "failed", "distance_validation": None}
+    assert distance_floor(ids, ledger) == pytest.approx(0.1)
+    assert distance_floor([], ledger) == 0.0
+
+
+def test_tuning_cost_is_all_trials_and_one_retraining_per_seed(searched: Any) -> None:
+    _, search, ledger = searched
+    assert tuning_cost(search, ledger) == 8 * 1.0 + 2 * 10.0
+    ledger.rows[ledger.table[search.id, 0, 2, 1][0]] |= {"status": "failed", "unlearn_s": None, "retrain_s": None}
+    assert tuning_cost(search, ledger) == 7 * 1.0 + 2 * 10.0
+    # A setting that came twice is one trial.
+    ledger.table[search.id, 0, 3, 0] = ledger.table[search.id, 0, 0, 0]
+    assert tuning_cost(search, ledger) == 6 * 1.0 + 2 * 10.0
