@@ -178,6 +178,6 @@ def test_plugins_are_importable_names(site: Path) -> None:
 
 def test_a_plugin_may_not_take_a_name_that_is_taken(site: Path) -> None:
     (site / "rb_thief.py").write_text(HALVES.format(name="finetune"))
-    with pytest.raises(UserError, match="finetune.*registered twice"):
+    with pytest.raises(UserError, match=r"finetune.*registered twice"):
         load_plugins(("rb_thief",))
     assert METHODS["finetune"].fn.__module__ == "raybench.methods.finetune"
