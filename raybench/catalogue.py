@@ -83,6 +83,8 @@ def catalogue(kind: str, form: str) -> str:
     found = records(kind)
     if form == "json":
         return json.dumps(found, indent=1)
+    if form == "markdown":
+        return _markdown(found, _columns(kind))
     table = Table(box=None, pad_edge=False)
     columns = _columns(kind)
     for column in columns:
@@ -95,9 +97,15 @@ def catalogue(kind: str, form: str) -> str:
     return capture.get().rstrip()
 
 
+def _markdown(found: list[dict[str, Any]], columns: tuple[str, ...]) -> str:
+    lines = [columns, ["---"] * len(columns)]
+    lines += [[_cell(record, column).replace("|", "\\|") for column in columns] for record in found]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def _columns(kind: str) -> tuple[str, ...]:
     return {
-        "methods": ("name", "needs", "scope", "searched", "paper", "summary"),
+        "methods": ("name", "needs", "scope", "training", "searched", "paper", "summary"),
         "metrics": ("name", "unit", "direction", "summary"),
         "models": ("name", "options", "summary"),
         "datasets": ("name", "options", "summary"),
@@ -107,6 +115,8 @@ def _columns(kind: str) -> tuple[str, ...]:
 
 
 def _cell(record: dict[str, Any], column: str) -> str:
+    if column == "training":
+        return "own training" if record["training"] else "-"
     if column == "searched":
         return ", ".join(f["name"] for f in record["hparams"] if "searched" in f) or "-"
     value = record.get(column)

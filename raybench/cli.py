@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
 
     listing = commands.add_parser("list", help="what can be named in a spec")
     listing.add_argument("kind", choices=("methods", "models", "datasets", "scenarios", "metrics", "specs"))
-    listing.add_argument("--format", choices=("table", "json"), default="table")
+    listing.add_argument("--format", choices=("table", "markdown", "json"), default="table")
 
     doctor = commands.add_parser("doctor", help="what works here: devices, Ray, data, versions")
     doctor.add_argument("--data", metavar="DIR", help="where datasets are (or RAYBENCH_DATA)")

@@ -97,6 +97,7 @@ def _ray(address: str | None) -> str:
 
     session = Session.start(slots=1) if address is None else Session.connect(address)
     try:
-        return session.describe()
+        found = session.resources()
+        return f"{len(session.nodes())} node(s), {found['CPU']:g} CPUs, {found['GPU']:g} GPUs"
     finally:
         session.close()
