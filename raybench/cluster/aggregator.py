@@ -58,3 +58,10 @@ def wait_for(reference: Any) -> None:
         if isinstance(error.cause, UserError):
             raise error.cause from None
         raise
+    except ray.exceptions.RayActorError as error:  # restarts are unlimited: only its start can have failed
+        raise UserError(f"rows must be kept, the actor that keeps them ended ({last_line(error)})") from error
+
+
+def last_line(error: Exception) -> str:
+    """What a Ray error comes down to; its text quotes a remote traceback."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()

@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raybench.cluster.aggregator import wait_for
+from raybench.cluster.aggregator import last_line
 from raybench.cluster.trial_actor import Kit, Outcome, TrialActor
 from raybench.errors import UserError
 from raybench.ledger import Request
@@ -102,10 +102,10 @@ class Pool:
     def _started(self, reference: Any) -> None:
         worker = self._starting.pop(reference)
         try:
-            wait_for(reference)
+            ray.get(reference)
         except ray.exceptions.RayActorError as error:
             if "creation task" in str(error):  # its code could not be loaded: the next one will not do better
-                reason = str(error).strip().splitlines()[-1]
+                reason = last_line(error)
                 raise UserError(
                     f"workers must be able to import raybench, one could not ({reason}); install the same raybench "
                     "on every node, or submit the job with --working-dir"

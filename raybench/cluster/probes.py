@@ -12,6 +12,7 @@ import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import raybench
+from raybench.cluster.aggregator import last_line
 from raybench.cluster.trial_actor import node_name
 from raybench.errors import UserError
 
@@ -75,7 +76,7 @@ def _ask_nodes(node_ids: Sequence[str], paths: dict[str, Path], token: str) -> N
         try:
             unseen, found = ray.get(reference, timeout=PROBE_S)
         except ray.exceptions.RayError as error:
-            reason = str(error).strip().splitlines()[-1]
+            reason = last_line(error)
             raise UserError(
                 f"every node must be able to run raybench, node {name} is not ({reason}); install the same raybench "
                 "there, or submit the job with --working-dir"

@@ -49,7 +49,11 @@ class SearchTrial(tune.Trainable):
 
 
 class BoardSearcher(Searcher):
-    """Hands Tune what the board has, from whichever search is least advanced, and tells the board what came."""
+    """Hands Tune what the board has, from whichever search is least advanced, and tells the board what came.
+
+    Repeats are counted here and not by Tune, which gives a trial up at once when its reused worker dies between
+    two trials.
+    """
 
     def __init__(self, board: Board, finished: Finished, fail: Fail) -> None:
         super().__init__(metric="done", mode="max")  # Tune insists on one; the objectives are the board's affair
@@ -57,43 +61,43 @@ class BoardSearcher(Searcher):
         self._board = board
         self._finished = finished
         self._fail = fail
-        self._running: dict[str, tuple[Request, int]] = {}  # Tune's trial id -> request, how often handed back
+        self._running: dict[str, tuple[Request, int]] = {}  # Tune's trial id -> request, its try
         self._again: list[tuple[Request, int]] = []
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next request; None while all wait; FINISHED at the end or after an error."""
         if self.error is not None or (self._board.done and not self._again):
             return str(Searcher.FINISHED)
-        request = self._board.next() if not self._again else None
-        job = self._again.pop(0) if self._again else (request, 0) if request is not None else None
-        if job is None:
-            if not self._running:
-                self.error = RuntimeError("the search board waits for a trial that nobody runs")
-            return None
+        if self._again:
+            job = self._again.pop(0)
+        else:
+            request = self._board.next()
+            if request is None:
+                if not self._running:
+                    self.error = RuntimeError("the search board waits for a trial that nobody runs")
+                return None
+            job = (request, 1)
         self._running[trial_id] = job
         return {"request": job[0].to_dict()}
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
-        """The row of a trial, or the failed row of one whose workers died."""
-        request, handed_back = self._running.pop(trial_id)
+        """The row of a trial; another try, or the failed row, of one whose worker died or handed it back."""
+        request, tries = self._running.pop(trial_id)
         try:
-            self._take(request, handed_back, None if error or not result else result["outcome"])
+            self._take(request, tries, None if error or not result else result["outcome"])
         except BaseException as problem:  # Tune must end its actors first; ``run_board`` raises it then
             self.error = problem
 
-    def _take(self, request: Request, handed_back: int, outcome: Outcome | Exception | None) -> None:
+    def _take(self, request: Request, tries: int, outcome: Outcome | Exception | None) -> None:
         if isinstance(outcome, Exception):
             raise outcome
-        row: Row | None
-        if outcome is None:
-            row = self._fail(request, f"worker died in {TRIES} of {TRIES} tries")
-        elif outcome.row is not None:
-            row = outcome.row
-        elif handed_back + 1 < TRIES:
-            self._again.append((request, handed_back + 1))
-            return
-        else:
-            row = self._fail(request, outcome.handed_back)
+        row: Row | None = outcome.row if outcome is not None else None
+        if row is None:
+            if tries < TRIES:
+                self._again.append((request, tries + 1))
+                return
+            reason = outcome.handed_back if outcome is not None else f"worker died in {tries} of {tries} tries"
+            row = self._fail(request, reason)
         self._board.finished(row)
         self._finished(row)
 
@@ -133,7 +137,7 @@ def run_board(
                     storage_path=scratch,
                     verbose=0,
                     checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-                    failure_config=tune.FailureConfig(max_failures=TRIES - 1),
+                    failure_config=tune.FailureConfig(max_failures=0),
                 ),
             )
             tuner.fit()

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import secrets
+import socket
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,9 @@ from typing import Any
 
 import ray
 import torch
+from ray._private import services
 
+from raybench.cluster.aggregator import last_line
 from raybench.cluster.probes import check_nodes, probe_cuda
 from raybench.errors import UserError
 
@@ -31,6 +34,8 @@ QUIET = {
 }
 SILENT: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 OBJECT_STORE_BYTES = 200 * 2**20  # trials read data and models from disk; Ray's default takes 30 % of the memory
+
+ANSWER_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -106,9 +111,7 @@ class Session:
         """
         cpu, gpu = float(resources.get("cpu", 1.0)), float(resources.get("gpu", 0.0))
         if cpu <= 0 or gpu < 0:
-            raise UserError(
-                f"resources must be cpu above 0 and gpu from 0, got {cpu:g} and {gpu:g}; mend the spec"
-            )
+            raise UserError(f"resources must be cpu above 0 and gpu from 0, got {cpu:g} and {gpu:g}; mend the spec")
         if gpu > 1 and gpu != int(gpu):
             raise UserError(f"resources.gpu must be at most 1 or a whole number, got {gpu:g}; round it")
         note = ""
@@ -187,13 +190,15 @@ def _join(address: str) -> None:
             f"--address must be auto or host:port of a cluster that this machine belongs to, got {address}; "
             "from outside use: ray job submit --working-dir . -- python -m raybench run ..."
         )
-    runtime_env = None if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else {"env_vars": {"PYTHONPATH": _paths()}}
     try:
-        ray.init(address=address, runtime_env=runtime_env, **SILENT)
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RaySystemError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        found = services.canonicalize_bootstrap_address(address)
+        host, port = services.extract_ip_port(found)
+        socket.create_connection((host, port), ANSWER_S).close()  # Ray itself would try and talk for minutes
+        inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ  # the job says where the code is
+        ray.init(address=found, runtime_env=None if inside_job else {"env_vars": {"PYTHONPATH": _paths()}}, **SILENT)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise UserError(
-            f"--address must lead to a running Ray cluster, got {address} ({first}); start one with "
+            f"--address must lead to a running Ray cluster, got {address} ({last_line(error)}); start one with "
             "ray start --head, or leave --address out"
         ) from error
 

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import os
+import signal
+import time
+
 import pandas as pd
+import pytest
+import ray
+
+from raybench.cluster.aggregator import NAME as AGGREGATOR
+from raybench.errors import UserError
 
 
 def test_same_rows_with_one_slot_two_slots_and_serial(drive, serial, on, capped, spec):
@@ -15,3 +26,110 @@ def test_same_rows_with_one_slot_two_slots_and_serial(drive, serial, on, capped,
         assert sorted(row["trial_id"] for row in found.told) == found.ids()
         searches = [driven.store.searches() for driven in (found, expected)]
         pd.testing.assert_frame_equal(*searches)
+
+
+def test_killed_aggregator_and_worker_cost_nothing(drive, serial, on, capped, spec):
+    """In the middle of the search the aggregator is killed, and then a worker process."""
+    expected = drive(spec(), serial, results="serial")
+    session, killed = capped(2), []
+
+    def kill(row):
+        if row["phase"] != "search":
+            return
+        if not killed:
+            killed.append("aggregator")
+            ray.kill(ray.get_actor(AGGREGATOR, namespace=session.namespace), no_restart=False)
+        elif len(killed) < 3:
+            killed.append(row["pid"])
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(row["pid"], signal.SIGKILL)
+
+    found = drive(spec(), on(session), told=kill)
+    assert len(killed) == 3
+    assert found.ids() == expected.ids()
+    pd.testing.assert_frame_equal(found.table(), expected.table(), check_exact=True)
+    assert len({row["pid"] for row in found.told if row["phase"] == "search"}) > 2
+
+
+def test_a_worker_killed_in_its_trial_is_replaced(drive, on, capped, spec, tmp_path):
+    """The method kills its process the first time: in the search (Tune) and in the finals (pool)."""
+    searched = {"name": "killer", "variant": "searched", "hparams": {"flag": str(tmp_path / "a")}}
+    fixed = {"name": "killer", "variant": "fixed", "hparams": {"flag": str(tmp_path / "b"), "strength": 0.5}}
+    found = drive(spec(methods=[searched, fixed], search={"trials": 2, "round_size": 2}), on(capped(2)))
+    rows = found.store.trials(attempts=True)
+    assert (tmp_path / "a").exists()
+    assert (tmp_path / "b").exists()
+    assert list(rows["status"]) == ["ok"] * len(rows)
+    assert rows["phase"].value_counts().to_dict() == {"search": 2, "final": 2, "reference": 2}
+
+
+def test_a_trial_that_raises_is_a_failed_row(drive, on, capped, spec):
+    found = drive(spec(methods=["raiser", "gradient_ascent"], search={"trials": 2, "round_size": 2}), on(capped(2)))
+    rows = found.store.trials()
+    raised = rows[rows["method"] == "raiser"]
+    assert len(raised) == 3
+    assert set(raised["status"]) == {"failed"}
+    assert raised["reason"].str.startswith("ZeroDivisionError: a bug in a method (cluster_fakes.py:").all()
+    assert set(rows[rows["method"] == "gradient_ascent"]["status"]) == {"ok"}
+
+
+def test_a_trial_that_always_kills_its_worker_is_a_failed_row(drive, on, capped, spec):
+    methods = ["killer", {"name": "sleeper", "hparams": {"seconds": 0.01}}]
+    found = drive(spec(methods=methods, search={"trials": 1, "round_size": 1}), on(capped(2)))
+    rows = found.store.trials()
+    killed = rows[rows["method"] == "killer"]
+    assert sorted(killed["phase"]) == ["final", "search"]
+    assert set(killed["status"]) == {"failed"}
+    assert set(killed["reason"]) == {"worker died in 3 of 3 tries"}
+    assert list(rows[rows["method"] == "sleeper"]["status"]) == ["ok"]
+
+
+def test_eight_quarter_gpu_trials_run_at_once_four_on_each_of_two(drive, on, capped, spec):
+    sleepers = {"name": "sleeper", "sweep": {"seconds": [3 + i / 100 for i in range(16)]}}
+    found = drive(spec(methods=[sleepers]), on(capped(), resources={"cpu": 1, "gpu": 0.25}))
+    rows = found.store.trials()
+    rows = rows[rows["method"] == "sleeper"]
+    assert len(rows) == 16
+    assert set(rows["status"]) == {"ok"}
+    assert set(rows["device_ids"]) == {"0", "1"}
+    assert set(rows["device_type"]) == {"cpu"}
+    starts = rows["started_at"]
+    ends = starts + pd.to_timedelta(rows["wall_s"], unit="s")
+    running = [(starts <= moment) & (ends > moment) for moment in starts]
+    assert max(now.sum() for now in running) == 8
+    for now in running:
+        assert rows[now].groupby("device_ids").size().max() <= 4
+
+
+def test_a_plug_in_that_workers_lack_stops_the_run_in_one_line(drive, on, capped, spec, monkeypatch):
+    def lacking(prepared, store):
+        settings = dataclasses.replace(prepared.settings, plugins=("nowhere_to_be_found",))
+        return on(capped(2))(dataclasses.replace(prepared, settings=settings), store)
+
+    with pytest.raises(UserError, match="nowhere_to_be_found"):
+        drive(spec(), lacking)
+
+
+def test_a_failing_results_folder_stops_a_search_in_one_line(drive, on, capped, spec):
+    """An error in the middle of Tune comes out as itself, and Tune's actors are gone."""
+    session = capped(2)
+
+    def break_store(row):
+        if row["phase"] == "search":
+            raise UserError("the disk is full; free it")
+
+    with pytest.raises(UserError, match="the disk is full"):
+        drive(spec(), on(session), told=break_store)
+    deadline = time.time() + 30
+    while ray.available_resources().get("CPU") != 8 and time.time() < deadline:
+        time.sleep(0.2)
+    assert ray.available_resources()["CPU"] == 8
+
+
+def test_exclusive_runs_one_trial_per_node(drive, on, capped, spec):
+    sleepers = {"name": "sleeper", "sweep": {"seconds": [0.1, 0.2]}}
+    found = drive(spec(methods=[sleepers]), on(capped(4), exclusive=True))
+    rows = found.store.trials().sort_values("started_at")
+    assert rows["exclusive"].all()
+    ends = rows["started_at"] + pd.to_timedelta(rows["wall_s"], unit="s")
+    assert (rows["started_at"].iloc[1:].to_numpy() >= ends.iloc[:-1].to_numpy()).all()
