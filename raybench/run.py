@@ -198,6 +198,7 @@ class _Starter:
         self._prepared, self._options, self._store = prepared, options, store
         self._session, self._reporter = session, reporter
         self._executor: Executor | None = None
+        self._mine: Any = None  # a session that was started here
 
     def get(self) -> Executor:
         if self._executor is None:
@@ -207,6 +208,8 @@ class _Starter:
     def close(self) -> None:
         if self._executor is not None:
             self._executor.close()
+        if self._mine is not None:
+            self._mine.close()
 
     def _start(self) -> Executor:
         prepared, options = self._prepared, self._options
@@ -217,8 +220,9 @@ class _Starter:
 
         if self._session is None:
             self._reporter.say("starting Ray on this machine")
-            self._session = Session.start(slots=options.slots)
-        executor: Executor = RayExecutor(
+            self._session = Session.start(slots=options.slots, resources=prepared.experiment.resources)
+            self._mine = self._session
+        executor = RayExecutor(
             results=str(prepared.results),
             metrics=prepared.metrics,
             settings=prepared.settings,
@@ -226,6 +230,8 @@ class _Starter:
             session=self._session,
             exclusive=prepared.experiment.exclusive,
         )
+        if executor.note:
+            self._reporter.say(executor.note)
         return executor
 
 
@@ -289,7 +295,8 @@ def resolve_device(experiment: Experiment) -> str:
     if experiment.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device: cuda needs a CUDA device, this machine has none; use device: auto or cpu")
     if experiment.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        # Only a trial that asks for a share of a GPU gets one: the same rule as on a cluster, and in every process.
+        return "cuda" if experiment.resources["gpu"] > 0 and torch.cuda.is_available() else "cpu"
     return experiment.device
 
 
@@ -307,5 +314,5 @@ def _connect(experiment: Experiment, options: Options) -> tuple[Any, str]:
     """Connect to the cluster first: the device type of ``device: auto`` depends on what it has."""
     from raybench.cluster.session import Session
 
-    session = Session.connect(options.address or "auto")
+    session = Session.connect(options.address or "auto", options.slots)
     return session, session.device_type(experiment.device, experiment.resources)

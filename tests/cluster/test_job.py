@@ -1,0 +1,95 @@
+"""``ray job submit`` to a head that was started with ``ray start --head`` and token authentication."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+RAY = str(Path(sys.executable).parent / "ray")
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture
+def head(tmp_path):
+    """Environment of a client of the head. No ``ray stop``: that would end every Ray on this machine."""
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    environment |= {"HOME": str(home), "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
+    subprocess.run([RAY, "get-auth-token", "--generate"], env=environment, check=True, capture_output=True, timeout=60)
+    dashboard = free_port()
+    options = [f"--port={free_port()}", f"--dashboard-port={dashboard}", "--ray-client-server-port=0"]
+    log = (tmp_path / "head.log").open("w")
+    process = subprocess.Popen(
+        [RAY, "start", "--head", "--block", "--num-cpus=2", f"--temp-dir={short_folder()}", *options],
+        env=environment,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    client = environment | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
+    deadline = time.time() + 120
+    while subprocess.run([RAY, "job", "list"], env=client, capture_output=True, timeout=60, check=False).returncode:
+        assert time.time() < deadline, (tmp_path / "head.log").read_text()
+        time.sleep(1)
+    yield client
+    os.killpg(process.pid, signal.SIGTERM)
+    process.wait(30)
+    log.close()
+
+
+def short_folder():
+    """Ray's sockets live below its temporary folder, and their paths may not be longer than 107 characters."""
+    import tempfile
+
+    return tempfile.mkdtemp(prefix="rb-")
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy of the code under a version of its own, so that rows show which code ran."""
+    folder = tmp_path / "checkout"
+    shutil.copytree(ROOT / "raybench", folder / "raybench", ignore=shutil.ignore_patterns("__pycache__"))
+    with (folder / "raybench" / "__init__.py").open("a") as file:
+        file.write('\n__version__ = "0.0.job"\n')
+    return folder
+
+
+def submit(client, checkout, *arguments):
+    command = [RAY, "job", "submit", "--working-dir", ".", "--", "python", "-m", "raybench", "run", *arguments]
+    return subprocess.run(command, cwd=checkout, env=client, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_a_submitted_job_runs_the_submitted_code_on_the_cluster(head, checkout, tmp_path, make_spec):
+    (checkout / "spec.yaml").write_text(yaml.safe_dump(make_spec()))
+    results = tmp_path / "results"
+    done = submit(head, checkout, "spec.yaml", "--address", "auto", "--results", str(results))
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = pd.read_parquet(results / "trials")
+    assert set(rows["raybench_version"]) == {"0.0.job"}
+    assert set(rows["status"]) == {"ok"}
+    assert rows["ray_version"].notna().all()
+    assert (results / "leaderboard.parquet").exists()
+
+    relative = submit(head, checkout, "spec.yaml", "--address", "auto", "--results", "here")
+    assert relative.returncode != 0
+    assert "--results must be an absolute folder inside a submitted job" in relative.stdout
+    stranger = submit({**head, "RAY_AUTH_MODE": "disabled"}, checkout, "spec.yaml", "--address", "auto")
+    assert stranger.returncode != 0  # the token is asked for
+    assert "raybench" not in stranger.stdout
