@@ -210,9 +210,11 @@ def _load_entry_point(point: importlib.metadata.EntryPoint) -> None:
 def load_plugins(names: tuple[str, ...]) -> None:
     """Import the importable names of ``plugins:`` so that they register themselves."""
     for name in names:
+        if not name or name.startswith("."):
+            raise UserError(f"plugins must be full module names such as my_package.methods, got {name!r}; write it out")
         try:
             importlib.import_module(name)
-        except (ModuleNotFoundError, TypeError, ValueError) as error:  # absent, relative or empty, registered twice
+        except ModuleNotFoundError as error:
             raise UserError(
                 f"plugins must be importable module names, got {name!r} ({error}); "
                 "install the package or set PYTHONPATH"

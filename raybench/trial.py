@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 import raybench
@@ -145,12 +146,14 @@ def run_trial(spec: TrialSpec, context: Mapping[str, Any], shop: Workshop) -> di
     row["started_at"] = started
     run = _Run(spec, shop, row)
     try:
-        if context.get("skip"):
-            row |= {"status": "skipped", "reason": context["skip"]}
-        elif spec.phase == REFERENCE:
-            _reference(run)
-        else:
-            _method(run)
+        # Torch's own pool is set above; without this, BLAS under NumPy and scikit-learn takes every core.
+        with threadpool_limits(spec.problem.threads):
+            if context.get("skip"):
+                row |= {"status": "skipped", "reason": context["skip"]}
+            elif spec.phase == REFERENCE:
+                _reference(run)
+            else:
+                _method(run)
     except WrongDevice:
         raise
     except Exception as error:  # a bug in a trial is a row with its reason, never a lost run

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +50,7 @@ def make_spec() -> MakeSpec:
             "recipe": {"epochs": 3},
             "seeds": {"train": [0]},
             "search": {"trials": 3, "round_size": 2},
+            "metrics": ["retain_accuracy", "forget_accuracy", "test_accuracy"],
         }
         return spec | changes
 
@@ -118,3 +120,51 @@ def fake_row() -> Callable[..., dict[str, Any]]:
         }
 
     return make
+
+
+FLAKY = '''
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from optuna.distributions import FloatDistribution
+
+from raybench.registry import METHODS
+from raybench.space import scientific
+
+
+@dataclass(frozen=True)
+class FlakyHparams:
+    strength: Annotated[float, scientific(FloatDistribution(0.0, 1.0))] = 0.5
+    """How much the weights shrink."""
+
+
+@METHODS.register("flaky", hparams=FlakyHparams)
+def flaky(task, hp):
+    """Shrinks the weights; raises as long as the file FLAKY_FLAG says so: never, at the default, or always."""
+    flag = Path(os.environ["FLAKY_FLAG"]).read_text()
+    if flag == "always" or (flag == "default" and hp.strength == 0.5):
+        raise RuntimeError("no luck\\ntoday")
+    with torch.no_grad():
+        for parameter in task.model.parameters():
+            parameter.mul_(1 - 0.1 * hp.strength)
+    return task.model
+'''
+
+
+@pytest.fixture
+def flaky(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], object]]:
+    """A third party's method ``flaky`` in the plug-in module ``flaky_plugin``; call it to say when it raises."""
+    from raybench.registry import METHODS
+
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "flaky_plugin.py").write_text(FLAKY)
+    flag = tmp_path / "flag"
+    flag.write_text("never")
+    monkeypatch.setenv("FLAKY_FLAG", str(flag))
+    monkeypatch.syspath_prepend(str(tmp_path / "plugins"))
+    yield flag.write_text
+    METHODS._entries.pop("flaky", None)
+    sys.modules.pop("flaky_plugin", None)

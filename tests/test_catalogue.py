@@ -1,0 +1,58 @@
+"""What ``raybench list`` tells of registered things."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from raybench.catalogue import catalogue, describe_range, records
+from raybench.registry import KINDS
+
+KEYS = {"name", "label", "version", "paper", "summary"}
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_every_registered_name_is_listed_with_its_metadata(kind: str) -> None:
+    found = json.loads(catalogue(kind, "json"))
+    assert [record["name"] for record in found] == KINDS[kind].names()
+    for record in found:
+        assert record.keys() >= KEYS
+        assert record["summary"], record["name"]
+
+
+def test_methods_tell_their_fields_with_ranges_and_words() -> None:
+    methods = {record["name"]: record for record in records("methods")}
+    assert methods["retrain"]["reference"]
+    assert methods["retrain"]["hparams"] == []
+    assert methods["mnemonic"]["training"] == "mnemonic"
+    assert "t_mix" in {field["name"] for field in methods["mnemonic"]["training_hparams"]}
+    gamma = next(field for field in methods["deepclean"]["hparams"] if field["name"] == "gamma")
+    assert gamma["role"] == "scientific"
+    assert gamma["searched"].endswith("log")
+    for method in methods.values():
+        assert all(field["doc"] for field in method["hparams"]), method["name"]
+
+
+def test_table_has_a_row_per_name() -> None:
+    lines = catalogue("methods", "table").splitlines()
+    assert lines[0].split()[:3] == ["name", "needs", "scope"]
+    assert any(line.startswith("deepclean") and "gamma" in line for line in lines)
+
+
+def test_specs_have_descriptions() -> None:
+    for record in records("specs"):
+        assert record["description"], record["name"]
+
+
+@pytest.mark.parametrize(
+    ("distribution", "text"),
+    [
+        (FloatDistribution(0.5, 50.0, log=True), "0.5..50 log"),
+        (IntDistribution(1, 10), "1..10"),
+        (CategoricalDistribution([None, 0.05, 1]), "{None, 0.05, 1}"),
+    ],
+)
+def test_ranges_in_a_few_characters(distribution: object, text: str) -> None:
+    assert describe_range(distribution) == text

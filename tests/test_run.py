@@ -1,0 +1,401 @@
+"""A run from spec to leaderboard, in this process: resume, kills, extension, exit codes, one driver."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from threadpoolctl import threadpool_info, threadpool_limits
+
+import raybench
+from raybench import trial
+from raybench.errors import UserError
+from raybench.experiment import make_experiment
+from raybench.leaderboard.lock import DriverLock
+from raybench.leaderboard.query import load_leaderboard, load_trials
+from raybench.leaderboard.schema import comparable
+from raybench.leaderboard.store import ResultStore
+from raybench.run import Options, read_ledger, resolve_device, run
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL inside this process: nothing catches it."""
+
+
+@pytest.fixture(scope="module")
+def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Reference models of the tiny spec, trained once for this file."""
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(autouse=True)
+def _store(shared_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYBENCH_STORE", str(shared_store))
+
+
+@pytest.fixture
+def go(tmp_path: Path, make_spec: Any) -> Any:
+    """Run a spec into ``tmp_path/<results>``."""
+
+    def call(results: str = "out", spec: dict[str, Any] | None = None, **options: Any) -> Any:
+        given = Options(results=str(tmp_path / results), serial=True, quiet=True, **options)
+        return run(spec if spec is not None else make_spec(), options=given)
+
+    return call
+
+
+def state(folder: Path) -> dict[str, tuple[str, int]]:
+    """Bytes and time of change of every file."""
+    return {
+        str(path.relative_to(folder)): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and ".staging" not in path.parts
+    }
+
+
+def shared_columns(folder: Path) -> pd.DataFrame:
+    """What two runs of one spec must share, by trial id."""
+    names = comparable(ResultStore(folder).schema())
+    frame = load_trials(folder)
+    assert frame["trial_id"].is_unique
+    return frame[names].sort_values("trial_id", ignore_index=True)
+
+
+def ids(folder: Path) -> set[str]:
+    return set(load_trials(folder)["trial_id"])
+
+
+def test_every_stage_leaves_its_rows(go: Any, tmp_path: Path) -> None:
+    outcome = go()
+    assert outcome.exit_code == 0
+    assert outcome.ran == 3 + 6 + 2
+    rows = load_trials(tmp_path / "out")
+    assert rows.groupby("phase").size().to_dict() == {"reference": 3, "search": 6, "final": 2}
+    assert set(rows["status"]) == {"ok"}
+    lines = load_leaderboard(tmp_path / "out")
+    assert sorted(lines["method"]) == ["finetune", "gradient_ascent", "original", "retrain"]
+    assert pd.read_parquet(tmp_path / "out" / "leaderboard.parquet").shape[0] == 4
+
+
+def test_models_trained_are_counted_and_rows_say_which_were_cached(go: Any, tmp_path: Path) -> None:
+    store = str(tmp_path / "own-store")
+    assert go("a", store=store).trained == 3
+    assert go("b", store=store).trained == 0
+    for name, cached in (("a", False), ("b", True)):
+        rows = load_trials(tmp_path / name)
+        assert set(rows.loc[rows["phase"] == "reference", "cached"]) == {cached}
+
+
+def test_second_run_does_nothing(go: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go()
+    before = state(tmp_path / "out")
+    lines = load_leaderboard(tmp_path / "out")
+    monkeypatch.setattr("raybench.serial.run_trial", lambda *_: pytest.fail("a trial runs"))
+    monkeypatch.setattr("raybench.serial.Workshop", lambda *_, **__: pytest.fail("an executor is started"))
+    outcome = go()
+    assert (outcome.ran, outcome.trained, outcome.exit_code) == (0, 0, 0)
+    assert state(tmp_path / "out") == before
+    pd.testing.assert_frame_equal(load_leaderboard(tmp_path / "out"), lines)
+
+
+def test_plan_says_so_beforehand(cli: Any, make_spec: Any, tmp_path: Path) -> None:
+    def to_run() -> list[int]:
+        said = cli("plan", "{spec}", "--results", "out", "--format", "json", spec=make_spec())
+        return [stage["to_run"] for stage in json.loads(said.out)["stages"].values()]
+
+    assert to_run() == [3, 6, 2]
+    assert not (tmp_path / "out").exists()
+    assert cli("run", "{spec}", "--serial", "--results", "out", spec=make_spec()).code == 0
+    before = state(tmp_path / "out")
+    assert to_run() == [0, 0, 0]
+    assert state(tmp_path / "out") == before
+
+
+def test_same_spec_elsewhere_shares_what_it_must(go: Any, tmp_path: Path) -> None:
+    go("a")
+    go("b", store=str(tmp_path / "another-store"))
+    pd.testing.assert_frame_equal(shared_columns(tmp_path / "a"), shared_columns(tmp_path / "b"))
+
+
+def test_no_once_changes_no_number(go: Any, make_spec: Any, tmp_path: Path) -> None:
+    item = {"name": "deepclean", "space": {"epochs": {"low": 1, "high": 2}}}
+    spec = make_spec(methods=[item], search={"trials": 2, "round_size": 2})
+    go("a", spec)
+    go("b", spec, use_once=False)
+    pd.testing.assert_frame_equal(shared_columns(tmp_path / "a"), shared_columns(tmp_path / "b"))
+
+
+# Kills
+
+
+@pytest.mark.parametrize(
+    ("rows", "when"),
+    [(0, "before"), (1, "after"), (3, "before"), (4, "after"), (6, "before"), (9, "after"), (10, "before")],
+)
+def test_death_around_any_row(go: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, when: str) -> None:
+    """The driver dies just before, or just after, a row is durable; the same command goes on."""
+    go("whole")
+    append, count = ResultStore.append, 0
+
+    def dying(self: ResultStore, batch: Any) -> None:
+        nonlocal count
+        if count == rows and when == "before":
+            raise Killed
+        append(self, batch)
+        if count == rows:
+            raise Killed
+        count += 1
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ResultStore, "append", dying)
+        with pytest.raises(Killed):
+            go()
+    kept = ids(tmp_path / "out") if rows or when == "after" else set()
+    assert len(kept) == rows + (when == "after")
+    outcome = go()
+    assert outcome.ran == 11 - len(kept)
+    pd.testing.assert_frame_equal(shared_columns(tmp_path / "out"), shared_columns(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("target", ["append_searches", "compact"])
+def test_death_around_a_round_and_at_the_end(
+    go: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    go("whole")
+    method = getattr(ResultStore, target)
+
+    def dying(self: ResultStore, *arguments: Any) -> None:
+        method(self, *arguments)
+        raise Killed
+
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(ResultStore, target, dying)
+            with pytest.raises(Killed):
+                go()
+    go()
+    pd.testing.assert_frame_equal(shared_columns(tmp_path / "out"), shared_columns(tmp_path / "whole"))
+    assert len(ResultStore(tmp_path / "out").searches()) == 6
+
+
+def kill_a_driver(tmp_path: Path, results: Path, rows: int, delay_s: float) -> int:
+    """Start the real command, SIGKILL it ``delay_s`` after it left ``rows`` rows; returns how many it left."""
+    package = str(Path(raybench.__file__).parents[1])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "raybench", "run", "spec.yaml", "--serial", "--quiet", "--results", str(results)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": package, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while len(list(results.glob("trials/*.parquet"))) < rows and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        time.sleep(delay_s)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait(30)
+    return len(ids(results)) if results.exists() else 0
+
+
+def check_killed(go: Any, make_spec: Any, tmp_path: Path, moments: list[tuple[int, float]]) -> None:
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(make_spec()))
+    go("whole")
+    for rows, delay_s in moments:
+        results = tmp_path / f"killed-after-{rows}"
+        kept = kill_a_driver(tmp_path, results, rows, delay_s)
+        before = ids(results) if kept else set()
+        outcome = go(results.name)  # the dead driver's lock is taken over at once
+        assert outcome.exit_code == 0
+        assert outcome.ran == 11 - kept
+        assert before <= ids(results)
+        pd.testing.assert_frame_equal(shared_columns(results), shared_columns(tmp_path / "whole"))
+        assert len(ResultStore(results).searches()) == 6
+
+
+def test_sigkill_of_the_real_command(go: Any, make_spec: Any, tmp_path: Path) -> None:
+    check_killed(go, make_spec, tmp_path, [(1, 0.0), (5, 0.02)])
+
+
+@pytest.mark.slow
+def test_sigkill_at_many_moments(go: Any, make_spec: Any, tmp_path: Path) -> None:
+    draw = random.Random(0)
+    check_killed(go, make_spec, tmp_path, [(rows, draw.random() * 0.05) for rows in range(11)])
+
+
+# Extension
+
+
+FIXED = [{"name": "finetune", "hparams": {"epochs": 1, "lr": 0.01}}]
+
+
+@pytest.mark.parametrize(
+    ("change", "more"),
+    [
+        ({"seeds": {"train": [0, 1]}}, 3 + 2),
+        ({"seeds": {"train": [0], "unlearn": [0, 1]}}, 2),
+        ({"gold_seeds": 3}, 1),
+        ({"methods": [*FIXED, {"name": "deepclean", "hparams": {"epochs": 1, "lr": 0.01, "gamma": 2}}]}, 1),
+    ],
+    ids=["train seed", "unlearn seed", "gold model", "method"],
+)  # fmt: skip
+def test_extension_runs_only_the_difference(
+    go: Any, make_spec: Any, tmp_path: Path, change: dict[str, Any], more: int
+) -> None:
+    base = {"methods": FIXED} if "methods" in change else {}
+    go(spec=make_spec(**base))
+    before = ids(tmp_path / "out")
+    outcome = go(spec=make_spec(**change))
+    assert outcome.ran == more
+    assert before < ids(tmp_path / "out")
+    go("fresh", make_spec(**change))
+    assert ids(tmp_path / "out") == ids(tmp_path / "fresh")
+
+
+def test_longer_search_runs_only_the_difference(go: Any, make_spec: Any, tmp_path: Path) -> None:
+    """A round of two that was cut short is completed; the final is run again where another setting is chosen."""
+    go(spec=make_spec(search={"trials": 3, "round_size": 2}))
+    before = ids(tmp_path / "out")
+    longer = make_spec(search={"trials": 5, "round_size": 2})
+    outcome = go(spec=longer)
+    go("fresh", longer)
+    fresh, now = ids(tmp_path / "fresh"), ids(tmp_path / "out")
+    assert 4 <= outcome.ran <= 6
+    assert outcome.ran == len(now - before)
+    assert fresh <= now
+    rows = load_trials(tmp_path / "out").set_index("trial_id")
+    assert set(rows.loc[sorted(now - fresh), "phase"]) <= {"final"}
+
+
+# What counts as an error
+
+
+def test_a_trial_that_raises_is_a_row_and_the_run_goes_on(go: Any, make_spec: Any, tmp_path: Path, flaky: Any) -> None:
+    flaky("always")
+    spec = make_spec(plugins=["flaky_plugin"], methods=["flaky", "finetune"])
+    outcome = go(spec=spec)
+    assert outcome.exit_code == 1
+    rows = load_trials(tmp_path / "out")
+    failed = rows[rows["method"] == "flaky"]
+    assert set(failed["status"]) == {"failed"}
+    assert set(rows.loc[rows["method"] == "finetune", "status"]) == {"ok"}
+    assert len(failed) == 3 + 1
+    assert all(reason.startswith("RuntimeError: no luck today (flaky_plugin.py:") for reason in failed["reason"])
+    assert len(outcome.bad) == 4
+    assert all("flaky seed 0" in line and "no luck today" in line and "\n" not in line for line in outcome.bad)
+    assert outcome.counted == {"ok": 3 + 3 + 1, "failed": 4}
+    again = go(spec=spec)  # failed counts as done
+    assert (again.ran, again.exit_code) == (0, 1)
+    # Rows that the spec does not ask for any more are no errors of it.
+    assert go(spec=make_spec(methods=["finetune"])).exit_code == 0
+
+
+def test_failed_trials_through_the_command_line(cli: Any, make_spec: Any, flaky: Any) -> None:
+    flaky("always")
+    spec = make_spec(plugins=["flaky_plugin"], methods=["flaky"])
+    said = cli("run", "{spec}", "--serial", "--quiet", "--results", "out", spec=spec)
+    assert said.code == 1
+    assert len(said.err.splitlines()) == 4
+    assert "raybench retry --failed" in said.out
+    assert "4 failed" in said.out
+
+
+def test_diverged_search_trials_are_counted_and_no_errors(go: Any, make_spec: Any, tmp_path: Path) -> None:
+    item = {"name": "gradient_ascent", "hparams": {"epochs": 1}, "space": {"lr": [0.001, 1.0e30]}}
+    outcome = go(spec=make_spec(methods=[item], search={"trials": 2, "round_size": 2, "sampler": "grid"}))
+    rows = load_trials(tmp_path / "out")
+    assert sorted(rows.loc[rows["phase"] == "search", "status"]) == ["diverged", "ok"]
+    assert outcome.exit_code == 0
+    assert outcome.counted["diverged"] == 1
+
+
+def test_a_diverged_final_is_an_error(go: Any, make_spec: Any) -> None:
+    outcome = go(spec=make_spec(methods=[{"name": "gradient_ascent", "hparams": {"lr": 1.0e30, "epochs": 1}}]))
+    assert outcome.exit_code == 1
+    assert len(outcome.bad) == 1
+    assert outcome.bad[0].startswith("diverged: digits(train_size=300)/mlp(hidden=8)/class(0)/gradient_ascent")
+
+
+def test_skipped_lines_are_rows_and_no_errors(go: Any, make_spec: Any, tmp_path: Path) -> None:
+    spec = make_spec(methods=["gkt"])
+    spec["problems"][0]["scenarios"] = [{"random": {"fraction": 0.1}}]
+    outcome = go(spec=spec)
+    assert outcome.exit_code == 0
+    lines = load_leaderboard(tmp_path / "out").set_index("method")
+    assert lines.loc["gkt", "status"] == "skipped"
+    assert "class requests" in lines.loc["gkt", "reason"]
+
+
+# One driver
+
+
+def test_second_driver_is_refused_by_name(cli: Any, make_spec: Any, tmp_path: Path) -> None:
+    with DriverLock(tmp_path / "out", command="raybench run elsewhere"):
+        before = state(tmp_path / "out")
+        said = cli("run", "{spec}", "--serial", "--quiet", "--results", "out", spec=make_spec())
+        assert said.code == 2
+        assert said.err.count("\n") == 1
+        assert "raybench run elsewhere" in said.err
+        assert str(os.getpid()) in said.err
+        assert state(tmp_path / "out") == before
+    assert cli("run", "{spec}", "--serial", "--quiet", "--results", "out", spec=make_spec()).code == 0
+
+
+# Small pieces
+
+
+def test_trials_use_the_threads_of_the_spec(go: Any, make_spec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch and the BLAS under NumPy alike: else a trial is timed on cores that its row does not tell of."""
+    seen: list[int] = []
+    reference = trial._reference
+
+    def watched(under_way: Any) -> None:
+        seen.append(torch.get_num_threads())
+        seen.extend(pool["num_threads"] for pool in threadpool_info())
+        reference(under_way)
+
+    monkeypatch.setattr(trial, "_reference", watched)
+    with threadpool_limits(2):
+        go(spec=make_spec(methods=["retrain"], gold_seeds=1))
+    assert seen
+    assert set(seen) == {1}
+
+
+def test_spec_is_kept_as_it_ran(cli: Any, make_spec: Any, tmp_path: Path) -> None:
+    spec = make_spec(methods=[{"name": "finetune", "hparams": {"lr": 0.01, "epochs": 1}}])
+    said = cli("run", "{spec}", "--serial", "--quiet", "--results", "out", "--set", "recipe.epochs=2", spec=spec)
+    assert said.code == 0
+    kept = yaml.safe_load((tmp_path / "out" / "spec.yaml").read_text())
+    assert kept == {**spec, "recipe": {"epochs": 2}}
+    assert not list((tmp_path / "out").glob(".spec*"))
+
+
+def test_small_numbers_come_back_from_the_searches_table_as_numbers(tmp_path: Path) -> None:
+    store = ResultStore.open_for_writing(tmp_path / "out")
+    line = json.dumps({"dataset": "d", "model": "m", "scenario": "s", "method": "finetune"})
+    point = '{"a":1e-05,"b":null,"c":"1e-05","d":true,"e":3}'
+    record = {"search_id": "s", "line": line, "round": 0, "index": 1, "train_seed": 2, "trial_id": "t"}
+    store.append_searches([{**record, "hparams": point}])
+    found = {"a": 1e-05, "b": None, "c": "1e-05", "d": True, "e": 3}
+    assert read_ledger(store).table == {("s", 0, 1, 2): ("t", found)}
+
+
+def test_cuda_without_a_device(make_spec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert resolve_device(make_experiment(make_spec())) == "cpu"
+    with pytest.raises(UserError, match=r"device: cuda .* none; use device: auto or cpu"):
+        resolve_device(make_experiment(make_spec(device="cuda")))
