@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from raybench.version import __version__
+
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
 
     from raybench.run import Outcome
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "load_leaderboard", "load_trials", "pareto", "run"]
 
 

@@ -70,6 +70,10 @@ class ContentStore:
             if scratch is not None:
                 shutil.rmtree(scratch, ignore_errors=True)
 
+    def keys(self, kind: str) -> set[str]:
+        """The keys of all entries of a kind."""
+        return {path.parent.name for path in (self.root / kind).glob("*/*/record.json")}
+
     def record(self, kind: str, key: str) -> dict[str, Any] | None:
         """The JSON record of an entry as it lies there (only ``get`` checks it), or None where there is no readable
         one."""

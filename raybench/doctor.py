@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 
-import raybench
 from raybench.content_store import ContentStore
 from raybench.errors import UserError
 from raybench.places import data_root, store_folder
 from raybench.registry import DATASETS, KINDS
+from raybench.version import PACKAGE, __version__
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "pyarrow", "pandas", "scikit-learn", "safetensors")
 
@@ -33,7 +33,7 @@ class Check:
 def examine(data: str | None, address: str | None) -> tuple[str, bool]:
     """The report, and whether everything that a run needs works."""
     checks = [
-        Check("raybench", True, f"{raybench.__version__} at {Path(raybench.__file__).parent}"),
+        Check("raybench", True, f"{__version__} at {PACKAGE}"),
         Check("python", True, f"{platform.python_version()} on {platform.platform()}"),
         *(_version(name) for name in PACKAGES),
         _check("plug-ins", _plugins),

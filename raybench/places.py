@@ -6,8 +6,8 @@ import os
 import subprocess
 from pathlib import Path
 
-import raybench
 from raybench.errors import UserError
+from raybench.version import PACKAGE
 
 
 def results_folder(name: str, given: str | None) -> Path:
@@ -57,7 +57,7 @@ def _refuse_url(option: str, given: str | None) -> None:
 
 def git_commit() -> str:
     """Commit of the checkout that raybench runs from, with + when it had changes; empty outside a checkout."""
-    where = Path(raybench.__file__).parent
+    where = PACKAGE
 
     def git(*arguments: str) -> str | None:
         try:

@@ -26,11 +26,12 @@ from raybench.places import data_root, git_commit, results_folder, store_folder
 from raybench.plan import DataFacts, Plan
 from raybench.problem import check_problem, load_data
 from raybench.progress import Reporter
+from raybench.references import KIND as REFERENCES
 from raybench.registry import METRICS
 from raybench.selection import settings_of
 from raybench.serial import Executor, SerialExecutor
 from raybench.spec_file import apply_settings, read_spec
-from raybench.trial import Settings
+from raybench.workshop import Settings
 
 NEEDED = (
     "trial_id", "attempt", "status", "reason", "phase", "dataset", "model", "scenario", "method", "variant",
@@ -163,6 +164,8 @@ def _drive(prepared: Prepared, options: Options, reporter: Reporter, session: An
     for trial_id in attempts:
         ledger.rows.pop(trial_id, None)
     starter = _Starter(prepared, options, store, session, reporter)
+    models = ContentStore(prepared.store)
+    known = models.keys(REFERENCES)
     try:
         references = plan.references()
         missing = ledger.missing(references)
@@ -182,6 +185,7 @@ def _drive(prepared: Prepared, options: Options, reporter: Reporter, session: An
                 starter.get().run_fixed(missing, _taking(ledger, outcome, advance))
     finally:
         starter.close()
+    outcome.trained = len(models.keys(REFERENCES) - known)
     store = ResultStore.open_for_writing(prepared.results, prepared.metrics)
     store.compact()
     write_leaderboard(prepared.results)
@@ -239,7 +243,6 @@ def _taking(ledger: Ledger, outcome: Outcome, advance: Any) -> Any:
     def finished(row: Row) -> None:
         ledger.rows[row["trial_id"]] = row
         outcome.ran += 1
-        outcome.trained += row["phase"] == "reference" and not row.get("cached", False)
         advance(row)
 
     return finished

@@ -10,7 +10,8 @@ from raybench.board import Board
 from raybench.leaderboard.store import ResultStore
 from raybench.ledger import Request, Row
 from raybench.rounds import Ask, ask_optuna
-from raybench.trial import Placement, Settings, Workshop, run_trial
+from raybench.trial import run_trial
+from raybench.workshop import Placement, Settings, Workshop
 
 Finished = Callable[[Row], None]
 

@@ -11,9 +11,8 @@ import os
 import platform
 import time
 import traceback
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,93 +22,24 @@ from safetensors.torch import save_file
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-import raybench
-from raybench.content_store import ContentStore, state_of
+from raybench.content_store import state_of
 from raybench.evaluation import measure, outputs_of, pack, splits_for
-from raybench.once import Lease, OnceMemory, SharedOnce
+from raybench.once import SharedOnce
 from raybench.outputs import MetricContext, Outputs
 from raybench.passes import Clock, PassCounter, TimeLimit, warm_up
-from raybench.problem import Problem, load_data, make_problem
-from raybench.references import Reference, References, first_images, no_lease
-from raybench.registry import METHODS, MethodEntry, load_plugins
+from raybench.problem import Problem
+from raybench.references import Reference, first_images
+from raybench.registry import METHODS, MethodEntry
 from raybench.seeding import seeded_globals, to_json, torch_generator
 from raybench.space import resolve
-from raybench.spec import REFERENCE, SEARCH, ProblemSpec, TrialSpec
+from raybench.spec import REFERENCE, SEARCH, TrialSpec
 from raybench.task import UnlearningTask
 from raybench.training import make_recipe
+from raybench.version import PACKAGE, __version__
+from raybench.workshop import Workshop, WrongDevice
 
 MIN_TIME_LIMIT_S = 600.0
 RETRAIN_TIMES = 20.0  # the default limit is this many retrainings: a net against hangs
-
-
-class WrongDevice(Exception):
-    """This worker lacks the device type that the trial is pinned to; hand it to another one."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What every process of a run needs to know and what is not part of a trial's identity."""
-
-    experiment: str
-    store: str
-    metrics: tuple[str, ...]
-    artifacts: str | None = None  # folder for outputs and weights of finals
-    data_root: str | None = None
-    download: bool = False
-    plugins: tuple[str, ...] = ()
-    evaluate_seed: int = 0
-    keep: tuple[str, ...] = ("outputs",)
-    use_once: bool = True
-    time_limit_s: float | None = None
-    git_commit: str = ""
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where a trial runs: filled in by the executor."""
-
-    device_ids: str = ""
-    ray_version: str | None = None
-    exclusive: bool = True
-    node: str = field(default_factory=platform.node)
-
-
-class Workshop:
-    """What a warm process keeps between trials: data, reference models, shared values."""
-
-    def __init__(self, settings: Settings, lease: Lease = no_lease, placement: Placement | None = None) -> None:
-        load_plugins(settings.plugins)
-        self.settings = settings
-        self.placement = placement or Placement()
-        self.lease = lease
-        self.store = ContentStore(settings.store)
-        self.references = References(self.store, lease)
-        self.memory = OnceMemory()
-        self._problems: OrderedDict[str, Problem] = OrderedDict()
-
-    def problem(self, spec: ProblemSpec) -> Problem:
-        """The problem on its device; the few most recent ones stay."""
-        if spec.id not in self._problems:
-            raw, checksum = load_data(spec.dataset, self.settings.data_root, self.settings.download)
-            if checksum != spec.checksum:
-                name = spec.dataset.label
-                raise ValueError(f"dataset {name} has checksum {checksum} on this node, the plan has {spec.checksum}")
-            self._problems[spec.id] = problem = make_problem(spec, raw, self.device(spec.device_type))
-            problem.intact()  # fixes what it will be compared with
-            while len(self._problems) > 6:
-                self._problems.popitem(last=False)
-        self._problems.move_to_end(spec.id)
-        return self._problems[spec.id]
-
-    def drop(self, spec: ProblemSpec) -> None:
-        """Forget a problem whose data a trial has changed, so that the next trial loads it anew."""
-        self._problems.pop(spec.id, None)
-
-    def device(self, device_type: str) -> torch.device:
-        """The device of this type that this process was given."""
-        if device_type == "cuda" and not torch.cuda.is_available():
-            raise WrongDevice(f"{self.placement.node} has no CUDA device")
-        return torch.device(device_type)
 
 
 @dataclass
@@ -192,7 +122,7 @@ def _identity(spec: TrialSpec, context: Mapping[str, Any], shop: Workshop) -> di
         "spec": to_json(spec),
         "status": "ok",
         "threads": problem.threads,
-        "raybench_version": raybench.__version__,
+        "raybench_version": __version__,
         "torch_version": torch.__version__,
         "ray_version": placement.ray_version,
         "cuda_version": torch.version.cuda if cuda else None,
@@ -305,7 +235,7 @@ def _task(run: _Run, entry: MethodEntry, clock: Clock, passes: PassCounter) -> U
         passes=passes,
         once=once,
         artefacts=run.original.artefacts,
-        resources=Path(raybench.__file__).parent / "resources" / spec.method,
+        resources=PACKAGE / "resources" / spec.method,
     )
 
 

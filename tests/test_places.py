@@ -80,7 +80,7 @@ def test_commit_of_the_checkout_and_a_mark_for_changes(monkeypatch: pytest.Monke
     package = tmp_path / "checkout" / "raybench"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
-    monkeypatch.setattr(places.raybench, "__file__", str(package / "__init__.py"))
+    monkeypatch.setattr(places, "PACKAGE", package)
     assert places.git_commit() == ""
     git(package.parent, "init", "-q")
     git(package.parent, "commit", "-q", "--allow-empty", "-m", "unrelated")

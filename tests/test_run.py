@@ -98,6 +98,14 @@ def test_models_trained_are_counted_and_rows_say_which_were_cached(go: Any, tmp_
         assert set(rows.loc[rows["phase"] == "reference", "cached"]) == {cached}
 
 
+def test_an_original_that_two_scenarios_share_is_trained_once(go: Any, make_spec: Any, tmp_path: Path) -> None:
+    spec = make_spec(methods=["retrain"], gold_seeds=1)
+    spec["problems"][0]["scenarios"] = [{"class": {"classes": [1]}}, {"class": {"classes": [2]}}]
+    assert go(spec=spec, store=str(tmp_path / "own-store")).trained == 1 + 2
+    rows = load_trials(tmp_path / "out")
+    assert sorted(rows.loc[rows["method"] == "original", "cached"]) == [False, True]
+
+
 def test_second_run_does_nothing(go: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     go()
     before = state(tmp_path / "out")

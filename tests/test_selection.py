@@ -137,8 +137,10 @@ def test_floor_is_the_mean_over_the_gold_models_of_this_plan(searched: Any, fake
     assert distance_floor(ids, ledger) == pytest.approx(0.15)
     ledger.rows["gold of another recipe"] = ledger.rows[ids[0]] | {"distance_validation": 0.9}
     assert distance_floor(ids, ledger) == pytest.approx(0.15)
-    ledger.rows[ids[3]] |= {"status": "failed", "distance_validation": None}
+    ledger.rows[ids[3]] |= {"status": "failed"}
     assert distance_floor(ids, ledger) == pytest.approx(0.1)
+    ledger.rows[ids[2]] |= {"distance_validation": None}
+    assert distance_floor(ids, ledger) == pytest.approx(0.05)
     assert distance_floor([], ledger) == 0.0
 
 

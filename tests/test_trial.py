@@ -41,7 +41,8 @@ from raybench.registry import (
 from raybench.spec import FINAL, PROTOCOL, REFERENCE, SEARCH, Choice, ProblemSpec, Training, TrialSpec, with_seed
 from raybench.task import UnlearningTask
 from raybench.training import Trained, TrainingJob
-from raybench.trial import Placement, Settings, Workshop, WrongDevice, run_trial
+from raybench.trial import run_trial
+from raybench.workshop import Placement, Settings, Workshop, WrongDevice
 
 GOLDEN = Path(__file__).parent / "data" / "golden.json"
 DIGITS = Choice("digits", {"train_size": 200, "test_size": 60})

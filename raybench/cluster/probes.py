@@ -11,10 +11,10 @@ import ray
 import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-import raybench
 from raybench.cluster.aggregator import last_line
 from raybench.cluster.trial_actor import node_name
 from raybench.errors import UserError
+from raybench.version import __version__
 
 PROBE_S = 120.0  # a node that does not answer a trivial task for so long will not run trials either
 FREE_GPU_S = 60.0
@@ -41,7 +41,7 @@ def _cuda() -> bool:
 def versions() -> dict[str, str]:
     """What must be equal in driver and workers: results depend on it, or pickles do."""
     return {
-        "raybench": raybench.__version__,
+        "raybench": __version__,
         "torch": torch.__version__,
         "Python": ".".join(platform.python_version_tuple()[:2]),
     }

@@ -19,7 +19,8 @@ from raybench.cluster.trial_actor import Kit, node_name
 from raybench.leaderboard.schema import MetricInfo
 from raybench.ledger import Request, Row
 from raybench.rounds import Ask
-from raybench.trial import Placement, Settings, Workshop, failed_row
+from raybench.trial import failed_row
+from raybench.workshop import Placement, Settings, Workshop
 
 Finished = Callable[[Row], None]
 

@@ -22,6 +22,7 @@ from ray._private import services
 from raybench.cluster.aggregator import last_line
 from raybench.cluster.probes import check_nodes, probe_cuda
 from raybench.errors import UserError
+from raybench.version import PACKAGE
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -222,9 +223,8 @@ def _own_token() -> None:
 
 def _paths() -> str:
     """This process's import path: workers must find the same raybench and the plug-ins beside the caller."""
-    import raybench
 
-    mine = [str(Path(raybench.__file__).parent.parent), *(os.path.abspath(p) for p in sys.path)]
+    mine = [str(PACKAGE.parent), *(os.path.abspath(p) for p in sys.path)]
     theirs = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     installed = (sys.prefix, sys.base_prefix)
     kept = [p for p in (*mine, *theirs) if p and os.path.isdir(p) and not p.startswith(installed)]

@@ -17,7 +17,8 @@ import torch
 from raybench.cluster.aggregator import wait_for
 from raybench.cluster.lease import ClusterLease
 from raybench.ledger import Request
-from raybench.trial import Placement, Settings, Workshop, WrongDevice, run_trial
+from raybench.trial import run_trial
+from raybench.workshop import Placement, Settings, Workshop, WrongDevice
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -32,33 +32,36 @@ def head(tmp_path):
     home.mkdir()
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     environment |= {"HOME": str(home), "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])  # as if activated
     subprocess.run([RAY, "get-auth-token", "--generate"], env=environment, check=True, capture_output=True, timeout=60)
+    # Ray's sockets live below its temporary folder, and their paths may not be longer than 107 characters.
+    with tempfile.TemporaryDirectory(prefix="rb-", ignore_cleanup_errors=True) as short:
+        yield from started(environment, short, tmp_path / "head.log")
+
+
+def started(environment, folder, log):
     dashboard = free_port()
-    options = [f"--port={free_port()}", f"--dashboard-port={dashboard}", "--ray-client-server-port=0"]
-    log = (tmp_path / "head.log").open("w")
-    process = subprocess.Popen(
-        [RAY, "start", "--head", "--block", "--num-cpus=2", f"--temp-dir={short_folder()}", *options],
-        env=environment,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+    options = [f"--port={free_port()}", f"--dashboard-port={dashboard}", f"--temp-dir={folder}", "--num-cpus=2"]
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [RAY, "start", "--head", "--block", *options],
+            env=environment,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     client = environment | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
-    deadline = time.time() + 120
-    while subprocess.run([RAY, "job", "list"], env=client, capture_output=True, timeout=60, check=False).returncode:
-        assert time.time() < deadline, (tmp_path / "head.log").read_text()
-        time.sleep(1)
-    yield client
-    os.killpg(process.pid, signal.SIGTERM)
-    process.wait(30)
-    log.close()
-
-
-def short_folder():
-    """Ray's sockets live below its temporary folder, and their paths may not be longer than 107 characters."""
-    import tempfile
-
-    return tempfile.mkdtemp(prefix="rb-")
+    ask = [RAY, "job", "list"]
+    try:
+        deadline = time.time() + 120
+        while subprocess.run(ask, env=client, capture_output=True, timeout=60, check=False).returncode:
+            assert time.time() < deadline, log.read_text()
+            assert process.poll() is None, log.read_text()
+            time.sleep(1)
+        yield client
+    finally:
+        process.terminate()
+        process.wait(60)
 
 
 @pytest.fixture
@@ -66,7 +69,7 @@ def checkout(tmp_path):
     """A copy of the code under a version of its own, so that rows show which code ran."""
     folder = tmp_path / "checkout"
     shutil.copytree(ROOT / "raybench", folder / "raybench", ignore=shutil.ignore_patterns("__pycache__"))
-    with (folder / "raybench" / "__init__.py").open("a") as file:
+    with (folder / "raybench" / "version.py").open("a") as file:
         file.write('\n__version__ = "0.0.job"\n')
     return folder
 

@@ -35,7 +35,7 @@ def board(make_row, metrics):
 
 
 def test_table_is_sorted_aligned_and_in_percent(board):
-    text = render(board, model="lenet5", metrics=[m for m in board.attrs["metrics"]])
+    text = render(board, model="lenet5", metrics=list(board.attrs["metrics"]))
     heading, titles, _, *lines = text.splitlines()
     assert heading == "mnist / lenet5 / class(0)"
     # s = 0.01, n = 3: half width 2.484 * 0.01, as percent 2.5.
