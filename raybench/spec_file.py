@@ -65,8 +65,8 @@ class SeedsItem(Strict):
 
 
 class SearchItem(Strict):
-    trials: Whole = Field(default=8, ge=1)
-    round_size: Whole = Field(default=4, ge=1)
+    trials: Whole = Field(default=8, ge=1, le=100_000)
+    round_size: Whole = Field(default=4, ge=1, le=1_000)
     sampler: str = "tpe"
     train_seeds: Annotated[Literal["first", "all"] | list[Seed], BeforeValidator(_seed_choice)] = "first"
     objective: Literal["distance"] = "distance"
@@ -105,7 +105,7 @@ class SpecFile(Strict):
     problems: list[ProblemItem] = Field(min_length=1)
     methods: list[MethodItem] = Field(min_length=1)
     seeds: SeedsItem = SeedsItem()
-    gold_seeds: Whole = Field(default=2, ge=1)
+    gold_seeds: Whole = Field(default=2, ge=1, le=1_000)
     search: SearchItem = SearchItem()
     recipe: dict[str, Any] = Field(default_factory=dict)
     validation: Real = Field(default=0.1, gt=0, lt=1)
