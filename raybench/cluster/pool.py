@@ -81,8 +81,10 @@ class Pool:
                 )
 
     def close(self) -> None:
-        """Let go of all resources."""
-        for worker in [*self._idle, *self._starting.values(), *(worker for worker, _ in self._busy.values())]:
+        """Let go of all resources. Idle workers may finish (flush what they gather, such as coverage)."""
+        for worker in self._idle:
+            worker.actor.__ray_terminate__.remote()
+        for worker in [*self._starting.values(), *(worker for worker, _ in self._busy.values())]:
             ray.kill(worker.actor)
         self._idle, self._starting, self._busy = [], {}, {}
 

@@ -92,9 +92,10 @@ def shared_store(tmp_path_factory):
 def drive(tmp_path, shared_store):
     """The three stages of ``raybench.run`` on an executor that the test makes."""
 
-    def drive(raw, make_executor, results="results", store=shared_store, told=lambda row: None):
+    def drive(raw, make_executor, results="results", told=lambda row: None, device_type=None, store=shared_store):
         raw = {**raw, "plugins": ["cluster_fakes"]} if uses_fakes(raw) else raw
-        prepared = prepare(raw, Options(results=str(tmp_path / results), store=str(store)))
+        options = Options(results=str(tmp_path / results), store=str(store or tmp_path / "store"))
+        prepared = prepare(raw, options, device_type)
         driven = Driven(ResultStore.open_for_writing(prepared.results, prepared.metrics))
         plan, ledger = prepared.plan, read_ledger(driven.store)
 

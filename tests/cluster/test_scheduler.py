@@ -6,13 +6,18 @@ import contextlib
 import dataclasses
 import os
 import signal
+import sys
 import time
+import types
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import ray
+import torch
 
 from raybench.cluster.aggregator import NAME as AGGREGATOR
+from raybench.cluster.pool import Place, Pool
 from raybench.errors import UserError
 
 
@@ -133,3 +138,26 @@ def test_exclusive_runs_one_trial_per_node(drive, on, capped, spec):
     assert rows["exclusive"].all()
     ends = rows["started_at"] + pd.to_timedelta(rows["wall_s"], unit="s")
     assert (rows["started_at"].iloc[1:].to_numpy() >= ends.iloc[:-1].to_numpy()).all()
+
+
+def test_a_device_that_no_worker_has_ends_in_failed_rows(drive, on, capped, spec):
+    """A plan pinned to CUDA on workers without it: every trial is handed back, a few times."""
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    methods, search = [{"name": "finetune", "hparams": {"epochs": 1}}], {"trials": 1, "round_size": 1}
+    found = drive(spec(methods=methods, search=search), on(capped(2)), device_type="cuda", store=None)
+    rows = found.store.trials()
+    assert len(rows) == 4  # original, retrain, one search trial, one final
+    assert set(rows["status"]) == {"failed"}
+    assert rows["reason"].str.endswith("has no CUDA device").all()
+
+
+def test_a_worker_that_cannot_load_the_code_stops_the_run_in_one_line(local_ray, monkeypatch):
+    absent = types.ModuleType("only_the_driver_has_this")
+    exec("class Kit: pass", absent.__dict__)
+    monkeypatch.setitem(sys.modules, "only_the_driver_has_this", absent)
+    pool = Pool(absent.Kit(), [Place(1.0, 0.0)])
+    with pytest.raises(UserError, match="workers must be able to import raybench") as caught:
+        pool.run([SimpleNamespace(to_dict=dict)], finished=None, fail=None)
+    assert "only_the_driver_has_this" in str(caught.value)
+    pool.close()

@@ -1,0 +1,148 @@
+"""What Tune is handed and what becomes of what it brings back, without starting Ray."""
+
+from __future__ import annotations
+
+import pickle
+from types import SimpleNamespace
+
+import pytest
+from ray.tune.search import Searcher
+
+from raybench.cluster import search
+from raybench.cluster.search import BoardSearcher, SearchTrial
+from raybench.cluster.trial_actor import Outcome
+from raybench.errors import UserError
+
+
+class Request(SimpleNamespace):
+    def to_dict(self):
+        return {"id": self.id}
+
+
+class Board:
+    """Two rounds of two requests; the second opens when the first is complete."""
+
+    def __init__(self):
+        self.waiting = [Request(id="a"), Request(id="b")]
+        self.rows = []
+
+    @property
+    def done(self):
+        return len(self.rows) == 4
+
+    def next(self):
+        return self.waiting.pop(0) if self.waiting else None
+
+    def finished(self, row):
+        self.rows.append(row)
+        if len(self.rows) == 2:
+            self.waiting = [Request(id="c"), Request(id="d")]
+
+
+@pytest.fixture
+def searcher():
+    told = []
+    searcher = BoardSearcher(Board(), told.append, lambda request, reason: {"id": request.id, "reason": reason})
+    searcher.told = told
+    return searcher
+
+
+def bring(searcher, trial, outcome):
+    searcher.on_trial_complete(trial, {"outcome": outcome, "done": True})
+
+
+def row(name):
+    return Outcome({"id": name})
+
+
+def test_rounds_wait_for_each_other_and_the_end_is_said(searcher):
+    assert [searcher.suggest(t)["request"]["id"] for t in ("t1", "t2")] == ["a", "b"]
+    assert searcher.suggest("t3") is None
+    bring(searcher, "t1", row("a"))
+    assert searcher.suggest("t3") is None
+    bring(searcher, "t2", row("b"))
+    assert [searcher.suggest(t)["request"]["id"] for t in ("t3", "t4")] == ["c", "d"]
+    bring(searcher, "t4", row("d"))
+    bring(searcher, "t3", row("c"))
+    assert searcher.suggest("t5") == Searcher.FINISHED
+    assert searcher.told == searcher._board.rows == [{"id": name} for name in "abdc"]
+    assert searcher.error is None
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [(None, "worker died in 3 of 3 tries"), (Outcome(None, "node1 has no CUDA device"), "node1 has no CUDA device")],
+)
+def test_three_tries_and_then_a_failed_row(searcher, bad, reason):
+    searcher.suggest("t1")
+    for attempt in range(3):
+        assert searcher.told == []
+        if bad is None:
+            searcher.on_trial_complete(f"t{attempt + 1}", error=True)
+        else:
+            bring(searcher, f"t{attempt + 1}", bad)
+        if attempt < 2:
+            assert searcher.suggest(f"t{attempt + 2}")["request"]["id"] == "a"
+    assert searcher.told == [{"id": "a", "reason": reason}]
+    assert searcher.suggest("t4")["request"]["id"] == "b"
+
+
+def test_an_error_ends_the_search_and_is_kept(searcher):
+    searcher.suggest("t1")
+    bring(searcher, "t1", UserError("the disk is full"))
+    assert searcher.suggest("t2") == Searcher.FINISHED
+    assert str(searcher.error) == "the disk is full"
+    assert searcher.told == []
+
+
+def test_a_board_that_nobody_feeds_is_an_error_and_no_hang(searcher):
+    searcher._board.waiting = []
+    assert searcher.suggest("t1") is None
+    assert searcher.suggest("t1") == Searcher.FINISHED
+    assert "waits for a trial that nobody runs" in str(searcher.error)
+
+
+def test_tune_pickles_nothing_of_it(searcher):
+    searcher._board.lock = open  # anything; a lock would not pickle
+    assert "_board" not in vars(pickle.loads(pickle.dumps(searcher)))
+
+
+class Runner:
+    """In place of ``TrialRunner``."""
+
+    made = 0
+
+    def __init__(self, kit):
+        Runner.made += 1
+        self.kit = kit
+
+    def run(self, request):
+        if isinstance(request["raise"], Exception):
+            raise request["raise"]
+        return row(request["raise"])
+
+
+@pytest.fixture
+def trainable(monkeypatch):
+    monkeypatch.setattr(search, "TrialRunner", Runner)
+    Runner.made = 0
+    trial = SearchTrial.__new__(SearchTrial)  # Tune's own constructor wants a running Ray
+    trial.setup({"request": {"raise": "a"}}, kit=None)
+    return trial
+
+
+def test_a_reused_trainable_keeps_its_runner(trainable):
+    assert trainable.step() == {"outcome": row("a"), "done": True}
+    assert trainable.reset_config({"request": {"raise": "b"}}) is True
+    assert trainable.step()["outcome"] == row("b")
+    assert Runner.made == 1
+
+
+def test_errors_travel_instead_of_killing_the_warm_actor(trainable):
+    trainable.reset_config({"request": {"raise": UserError("no such plug-in")}})
+    assert str(trainable.step()["outcome"]) == "no such plug-in"
+    trainable.reset_config({"request": {"raise": KeyError("a bug of ours")}})
+    result = trainable.step()["outcome"]
+    assert isinstance(result, RuntimeError)
+    assert "in run" in str(result)  # where it happened
+    assert "KeyError: 'a bug of ours'" in str(result)
