@@ -128,6 +128,7 @@ BAD_SPECS: dict[str, tuple[Change, tuple[str, ...]]] = {
     "threads 0": (top(threads=0), ("threads must be at least 1",)),
     "time limit 0": (top(time_limit=0), ("time_limit must be above 0",)),
     "negative resources": (top(resources={"cpu": -1}), ("resources.cpu must be at least 0", "got -1")),
+    "cuda without a GPU": (top(device="cuda", resources={"gpu": 0}), ("device: cuda", "resources.gpu", "got 0")),
     "unknown device": (top(device="gpu"), ("device must be one of", "'cuda'", "'gpu'")),
     "unknown timing": (top(timing="exact"), ("timing must be one of", "'exclusive'", "'exact'")),
     "unknown keep": (top(keep=["everything"]), ("keep.0 must be one of", "'weights'", "'everything'")),

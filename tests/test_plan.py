@@ -40,7 +40,7 @@ PROBLEM = {
 }
 
 IDENTITY: dict[str, dict[str, Any]] = {
-    "dataset": {"problems": [PROBLEM | {"dataset": {"name": "digits", "train_size": 310}}]},
+    "dataset": {"problems": [PROBLEM | {"dataset": "mnist"}]},
     "checksum of the data": {"data": {"checksum": "c1"}},
     "model": {"problems": [PROBLEM | {"models": [{"name": "mlp", "hidden": [9]}]}]},
     "scenario": {"problems": [PROBLEM | {"scenarios": [{"name": "class", "classes": [1]}]}]},
@@ -61,6 +61,7 @@ ONLY_FINALS: dict[str, dict[str, Any]] = {
 }
 NO_IDENTITY: dict[str, dict[str, Any]] = {
     "name": {"name": "other"},
+    "how the same data came": {"problems": [PROBLEM | {"dataset": {"name": "digits", "train_size": 310}}]},
     "description": {"description": "words"},
     "metrics": {"metrics": ["retain_accuracy"]},
     "resources": {"resources": {"cpu": 2}},

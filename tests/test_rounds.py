@@ -41,9 +41,10 @@ def settings(search: Search, failed: Sequence[int] = ()) -> list[dict[str, Any]]
     return found
 
 
-def test_first_setting_is_the_papers_default(make_search: Any) -> None:
-    assert settings(make_search())[0] == {"lr": 0.01, "epochs": 10}
-    narrowed = make_search({"name": "finetune", "space": {"lr": {"low": 0.005, "high": 0.05}}})
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_first_setting_is_the_papers_default(make_search: Any, sampler: str) -> None:
+    assert settings(make_search(sampler=sampler))[0] == {"lr": 0.01, "epochs": 10}
+    narrowed = make_search({"name": "finetune", "space": {"lr": {"low": 0.005, "high": 0.05}}}, sampler=sampler)
     assert settings(narrowed)[0] == {"lr": 0.01, "epochs": 10}
 
 
@@ -93,11 +94,12 @@ def test_grid_covers_the_space_and_belongs_to_its_budget(make_search: Any) -> No
 
 
 def test_tpe_learns_from_what_it_is_told(make_search: Any) -> None:
-    search = make_search()
-    first = settings(search)[:4]
-    told = tell(first)
-    other = [Told(t.point, (1 - t.values[0], t.values[1])) for t in told if t.values]
-    assert points_of_round(search, 1, told, ask_optuna) != points_of_round(search, 1, other, ask_optuna)
+    search = make_search(trials=16)
+    tried = settings(make_search(sampler="random", trials=12))
+    small = [Told(point, (point["lr"], 0.1)) for point in tried]
+    large = [Told(point, (1 - point["lr"], 0.1)) for point in tried]
+    after_small, after_large = (points_of_round(search, 3, told, ask_optuna) for told in (small, large))
+    assert np.mean([p["lr"] for p in after_small]) < np.mean([p["lr"] for p in after_large])
 
 
 def test_failed_settings_are_told_as_failed(make_search: Any) -> None:
