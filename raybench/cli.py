@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
 
     plan = commands.add_parser("plan", help="what would run, what is cached, how long it takes")
     _add_spec(plan)
+    plan.add_argument("--address", help="a Ray cluster: auto, or host:port (its devices decide what would run)")
     plan.add_argument("--format", choices=("table", "json"), default="table")
 
     board = commands.add_parser("leaderboard", help="show a leaderboard")

@@ -150,6 +150,14 @@ class Split:
         """The samples at ``positions`` (int64, into this split)."""
         return self._with(self.index[positions.to(self.index.device)])
 
+    def private(self, generator: torch.Generator, tick: Callable[[], None] | None = None) -> Split:
+        """The same samples as tensors of their own: what is handed to a method holds no other sample, and nothing
+        that is written there reaches other trials."""
+        index = torch.arange(len(self), device=self.index.device)
+        return Split(
+            self.images[self.index], self.labels[self.index], index, self.pixels, self.augment, generator, tick
+        )
+
     def bound(self, generator: torch.Generator, tick: Callable[[], None] | None = None) -> Split:
         """The same samples drawing from another generator."""
         split = self._with(self.index)

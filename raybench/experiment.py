@@ -136,7 +136,7 @@ def make_experiment(raw: Mapping[str, Any]) -> Experiment:
         ),
         validation=spec.validation,
         metrics=tuple(dict.fromkeys((*metrics, *needed))),
-        resources={"cpu": 1.0, "gpu": 0.0} | {str(k): v for k, v in spec.resources.items()},
+        resources=_resources(spec),
         device=spec.device,
         threads=spec.threads,
         time_limit_s=spec.time_limit,
@@ -145,6 +145,14 @@ def make_experiment(raw: Mapping[str, Any]) -> Experiment:
         plugins=tuple(spec.plugins),
         raw=canonical(raw),
     )
+
+
+def _resources(spec: SpecFile) -> dict[str, float]:
+    """What one trial takes; ``device: cuda`` takes a whole GPU unless the spec says which share."""
+    given = {str(k): float(v) for k, v in spec.resources.items()}
+    if spec.device == "cuda" and given.get("gpu", 1.0) <= 0:
+        raise UserError(f"device: cuda needs resources.gpu above 0, got {given['gpu']:g}; ask for a share such as 0.25")
+    return {"cpu": 1.0, "gpu": 1.0 if spec.device == "cuda" else 0.0} | given
 
 
 def _default_metrics() -> tuple[str, ...]:

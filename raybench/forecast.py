@@ -14,7 +14,7 @@ from rich.table import Table
 from raybench.ledger import Ledger
 from raybench.plan import Plan
 from raybench.problem import build_model, load_data, split_validation
-from raybench.run import Options, Prepared, prepare
+from raybench.run import Options, Prepared, cluster_device, prepare
 from raybench.seeding import seeded_globals
 from raybench.selection import settings_of
 from raybench.spec import ProblemSpec
@@ -27,7 +27,8 @@ PROBE_BATCHES = 3
 
 def forecast(spec: str, settings: Sequence[str], options: Options, form: str) -> str:
     """The plan of a spec as a table or JSON."""
-    prepared = prepare(apply_settings(read_spec(spec), settings), options, write=False)
+    raw = apply_settings(read_spec(spec), settings)
+    prepared = prepare(raw, options, cluster_device(raw, options), write=False)
     stages = count(prepared.plan, prepared.ledger)
     missing = sum(stage["to_run"] for stage in stages.values())
     estimate = estimate_s(prepared, stages) if missing else {"seconds": 0.0, "basis": "nothing to run"}

@@ -227,11 +227,20 @@ def _unit(reference: nn.Module, input_shape: tuple[int, ...]) -> tuple[float, fl
 
 
 def warm_up(model: nn.Module, images: Tensor) -> None:
-    """One forward and backward pass before a clock starts: thread pools, kernels and allocators are ready after it.
-    ``model`` itself is not touched; a tracked one counts nothing."""
-    scratch = copy.deepcopy(model).requires_grad_(True).eval()
+    """Steps of training before a clock starts: thread pools, kernels and allocators are ready after it, and what
+    torch imports at the first optimiser of a process (seconds) is imported. ``model`` itself is not touched; a
+    tracked one counts nothing."""
+    scratch = copy.deepcopy(model).requires_grad_(True).train()
+    fused = next(scratch.parameters()).is_cuda or None
+    optimisers = (
+        torch.optim.SGD(scratch.parameters(), lr=0.0, momentum=0.9, fused=fused),
+        torch.optim.Adam(scratch.parameters(), lr=0.0, fused=fused),
+    )
     with contextlib.ExitStack() as stack:
         counters = [layer.__dict__.get("_raybench_passes") for layer in scratch.modules()]
         for counter in {id(c): c for c in counters if c is not None}.values():
             stack.enter_context(counter.paused())
-        scratch(images).sum().backward()
+        for optimiser in optimisers:
+            optimiser.zero_grad()
+            scratch(images).sum().backward()
+            optimiser.step()

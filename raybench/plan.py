@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from raybench.experiment import Candidate, Cell, Experiment, SearchPlan
+from raybench.leaderboard.query import Wanted
 from raybench.ledger import Ledger, Request
-from raybench.registry import METHODS, SCENARIOS, MethodEntry
+from raybench.registry import METHODS, MODELS, SCENARIOS, MethodEntry
 from raybench.rounds import Search
 from raybench.seeding import canonical, to_json
 from raybench.selection import choose, distance_floor, settings_of, tuning_cost
@@ -85,6 +86,18 @@ class Plan:
                         requests.append(Request(spec, {**context, "tuned_here": tuned}))
         return requests
 
+    def wanted(self, ledger: Ledger) -> Wanted:
+        """The trials that make this plan's leaderboard, and what tuning each line cost."""
+        requests = [*self.references(), *self.finals(ledger)]
+        tuning: dict[tuple[str, ...], float] = {}
+        for line in self.lines:
+            if line.search is not None:
+                cell = (line.cell.dataset.label, line.cell.model.label, line.cell.scenario.label, line.entry.name)
+                for rule in line.search.plan.select:
+                    variant = line_variant(line.candidate, rule, line.search.plan)
+                    tuning[(*cell, variant)] = tuning_cost(line.search, ledger)
+        return Wanted(frozenset(request.spec.trial_id for request in requests), tuning)
+
     def count_finals(self) -> int:
         """How many final trials there will be."""
         seeds = len(self.experiment.train_seeds) * len(self.experiment.unlearn_seeds)
@@ -141,6 +154,7 @@ class Plan:
             validation=experiment.validation,
             threads=experiment.threads,
             device_type=self.device_type,
+            versions={"model": MODELS[cell.model.name].version, "scenario": SCENARIOS[cell.scenario.name].version},
         )
 
     def _line(self, cell: ProblemSpec, candidate: Candidate) -> Line:
@@ -149,7 +163,10 @@ class Plan:
         space = search_space(entry.hparams, candidate.fixed, candidate.ranges, entry.name)
         search = None
         if skip is None and space:
-            search = Search(cell, candidate, entry.version, entry.hparams, space, self.experiment.search)
+            hparams: Any = resolve(entry.hparams, candidate.fixed, entry.name)
+            fixed = {k: v for k, v in canonical(dataclasses.asdict(hparams)).items() if k not in space}
+            seed = self.experiment.unlearn_seeds[0]
+            search = Search(cell, candidate, entry.version, entry.hparams, space, self.experiment.search, fixed, seed)
         return Line(cell, candidate, entry, skip, search)
 
     def _skip(self, cell: ProblemSpec, candidate: Candidate, entry: MethodEntry) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,19 +35,6 @@ class Problem:
     pixels: Pixels
     train_digest: str
     retain_digest: str
-
-    @functools.cached_property
-    def _as_made(self) -> tuple[int, ...]:
-        return self._marks()
-
-    def intact(self) -> bool:
-        """Whether images and labels are what they were when this was first asked: trials share them, none may write."""
-        return self._marks() == self._as_made
-
-    def _marks(self) -> tuple[int, ...]:
-        """Sums, and torch's own counts of writes in place."""
-        shared = {id(t): t for split in self.splits.values() for t in (split.images, split.labels)}
-        return tuple(mark for t in shared.values() for mark in (t._version, int(t.sum(dtype=torch.int64))))
 
     def build(self) -> nn.Module:
         """A new network (weights from torch's global state: see ``seeding.seeded_globals``)."""
@@ -111,8 +99,9 @@ def make_problem(spec: ProblemSpec, raw: RawData, device: torch.device) -> Probl
         images = images.copy()
         images[train] = request.images
     pixels = Pixels(*(torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (raw.mean, raw.std)))
-    x_train, y_train = _resident(images, device), torch.from_numpy(labels.astype(np.int64)).to(device)
-    x_test, y_test = _resident(raw.x_test, device), torch.from_numpy(raw.y_test.astype(np.int64)).to(device)
+    x_train = _resident(images, device, spec.checksum if images is raw.x_train else None, "train")
+    x_test = _resident(raw.x_test, device, spec.checksum, "test")
+    y_train, y_test = (torch.from_numpy(y.astype(np.int64)).to(device) for y in (labels, raw.y_test))
 
     def rows(where: str, index: np.ndarray) -> Split:
         x, y = (x_test, y_test) if where == "test" else (x_train, y_train)
@@ -159,8 +148,19 @@ def _digest(spec: ProblemSpec, index: np.ndarray, labels: np.ndarray | None, ima
     return content_hash([spec.checksum, digest.hexdigest()])
 
 
-def _resident(images: np.ndarray, device: torch.device) -> torch.Tensor:
-    return torch.tensor(images, dtype=torch.uint8).to(device)
+_RESIDENT: OrderedDict[tuple[str, str, str], torch.Tensor] = OrderedDict()  # images on a device, of a few datasets
+
+
+def _resident(images: np.ndarray, device: torch.device, checksum: str | None, part: str) -> torch.Tensor:
+    """uint8 images on the device, shared by the problems of a dataset; never written: tasks get copies."""
+    if checksum is None:
+        return torch.tensor(images, dtype=torch.uint8).to(device)
+    key = (checksum, str(device), part)
+    if key not in _RESIDENT:
+        _RESIDENT[key] = torch.tensor(images, dtype=torch.uint8).to(device)
+        while len(_RESIDENT) > 4:
+            _RESIDENT.popitem(last=False)
+    return _RESIDENT[key]
 
 
 def facts_of(spec: ProblemSpec, raw: RawData, forget_classes: tuple[int, ...] = ()) -> Facts:

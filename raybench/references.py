@@ -89,7 +89,7 @@ class References:
         spec = problem.spec
         identity = {
             "protocol": PROTOCOL,
-            "model": spec.model,
+            "model": [spec.model, spec.versions.get("model")],
             "recipe": spec.recipe,
             "training": training,
             "data": digest,
@@ -140,7 +140,7 @@ class References:
 
         entry = TRAININGS[training.kind] if training.kind != STANDARD else None
         job = TrainingJob(
-            train=problem.splits[split].bound(torch_generator("order", seed, device=device)),
+            train=problem.splits[split].private(torch_generator("order", seed, device=device)),
             recipe=make_recipe(problem.spec.recipe),
             hparams=resolve(entry.hparams, training.hparams, training.kind) if entry else None,
             seed=seed,

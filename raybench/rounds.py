@@ -18,7 +18,7 @@ from optuna.distributions import BaseDistribution, distribution_to_json
 from raybench.experiment import Candidate, SearchPlan
 from raybench.seeding import canonical, content_hash, derive_seed, to_json
 from raybench.space import default_point, sampled_point
-from raybench.spec import ProblemSpec
+from raybench.spec import PROTOCOL, ProblemSpec
 
 STUDY = "round"  # one study per round and storage: the name never leaves it
 
@@ -33,18 +33,22 @@ class Search:
     hparams_type: type
     space: Mapping[str, BaseDistribution]
     plan: SearchPlan
+    fixed: Mapping[str, Any] = field(default_factory=dict)  # resolved values of the fields that are not searched
+    unlearn_seed: int = 0
 
     @cached_property
     def id(self) -> str:
         """Hash of all that decides which settings are tried (not of how many: a search can be extended)."""
-        cell = canonical(self.cell)
+        cell = self.cell.identity
         del cell["train_seed"]
         grid_size = self.plan.trials if self.plan.sampler == "grid" else None
         return content_hash(
             {
+                "protocol": PROTOCOL,
                 "cell": cell,
                 "method": [self.candidate.method, self.method_version],
-                "fixed": self.candidate.fixed,
+                "fixed": self.fixed,
+                "unlearn_seed": self.unlearn_seed,
                 "training": self.candidate.training,
                 "space": {name: distribution_to_json(d) for name, d in self.space.items()},
                 "sampler": [self.plan.sampler, self.plan.round_size, grid_size],
@@ -99,14 +103,14 @@ def open_round(search: Search, number: int, told: Sequence[Told]) -> Round:
         study.add_trial(
             optuna.trial.create_trial(state=state, values=values, params=dict(setting.point), distributions=space)
         )
+    default = default_point(search.hparams_type, space)
+    first = number == 0 and default is not None and search.plan.sampler in ("tpe", "random")
+    if first:
+        study.enqueue_trial(default)
     if search.plan.sampler != "tpe":
-        for index in range(search.plan.round_size):
+        for index in range(int(first), search.plan.round_size):
             whole = number * search.plan.round_size + index
             study.enqueue_trial(sampled_point(search.plan.sampler, space, whole, search.plan.trials, search.id))
-    elif number == 0:
-        default = default_point(search.hparams_type, space)
-        if default is not None:
-            study.enqueue_trial(default)
     return Round(study, storage, sampler, space)
 
 

@@ -30,6 +30,7 @@ from raybench.references import KIND as REFERENCES
 from raybench.registry import METRICS
 from raybench.selection import settings_of
 from raybench.serial import Executor, SerialExecutor
+from raybench.spec import PROTOCOL
 from raybench.spec_file import apply_settings, read_spec
 from raybench.workshop import Settings
 
@@ -120,6 +121,7 @@ def prepare(
         time_limit_s=experiment.time_limit_s,
         git_commit=git_commit(),
     )
+    _check_rows(rows, results)
     return Prepared(experiment, plan, read_ledger(rows), results, store, settings, metrics)
 
 
@@ -146,15 +148,17 @@ def run(
         if options.address is not None and not options.serial:
             session, device_type = _connect(make_experiment(raw), options)
         prepared = prepare(raw, options, device_type)
-        with DriverLock(prepared.results, on_wait=reporter.say):
+        with DriverLock(prepared.results, on_wait=reporter.say) as lock:
             _keep_spec(prepared)
-            return _drive(prepared, options, reporter, session, redo)
+            return _drive(prepared, options, reporter, session, lock, redo)
     finally:
         if session is not None:
             session.close()
 
 
-def _drive(prepared: Prepared, options: Options, reporter: Reporter, session: Any, redo: Redo | None) -> Outcome:
+def _drive(
+    prepared: Prepared, options: Options, reporter: Reporter, session: Any, lock: DriverLock, redo: Redo | None
+) -> Outcome:
     """The three stages: references, searches, finals; then one file and the leaderboard."""
     plan, outcome = prepared.plan, Outcome(prepared.results)
     store = ResultStore.open_for_writing(prepared.results, prepared.metrics)
@@ -163,6 +167,8 @@ def _drive(prepared: Prepared, options: Options, reporter: Reporter, session: An
     ledger.attempts.update(attempts)
     for trial_id in attempts:
         ledger.rows.pop(trial_id, None)
+    if note := _new_metrics(store, prepared.metrics):
+        reporter.say(note)
     starter = _Starter(prepared, options, store, session, reporter)
     models = ContentStore(prepared.store)
     known = models.keys(REFERENCES)
@@ -172,23 +178,25 @@ def _drive(prepared: Prepared, options: Options, reporter: Reporter, session: An
         unique = len({r.spec.trial_id for r in references})
         with reporter.stage("references", unique, unique - len(missing)) as advance:
             if missing:
-                starter.get().run_fixed(missing, _taking(ledger, outcome, advance))
+                starter.get().run_fixed(missing, _taking(ledger, outcome, lock, advance))
         searched = _trials_of_searches(plan, ledger)
         board = Board(plan, ledger, lambda s, opened: starter.get().ask(s, opened), lambda r: starter.get().record(r))
         with reporter.stage("search", board.total, searched) as advance:
             if not board.done:
-                starter.get().run_searches(board, _taking(ledger, outcome, advance))
+                starter.get().run_searches(board, _taking(ledger, outcome, lock, advance))
         finals = plan.finals(ledger)
         missing = ledger.missing(finals)
         with reporter.stage("finals", plan.count_finals(), plan.count_finals() - len(missing)) as advance:
             if missing:
-                starter.get().run_fixed(missing, _taking(ledger, outcome, advance))
+                starter.get().run_fixed(missing, _taking(ledger, outcome, lock, advance))
     finally:
         starter.close()
     outcome.trained = len(models.keys(REFERENCES) - known)
     store = ResultStore.open_for_writing(prepared.results, prepared.metrics)
+    lock.check()
     store.compact()
-    write_leaderboard(prepared.results)
+    lock.check()
+    write_leaderboard(prepared.results, plan.wanted(ledger))
     _judge(outcome, plan, ledger, {r.spec.trial_id for r in (*references, *finals)})
     return outcome
 
@@ -239,8 +247,9 @@ class _Starter:
         return executor
 
 
-def _taking(ledger: Ledger, outcome: Outcome, advance: Any) -> Any:
+def _taking(ledger: Ledger, outcome: Outcome, lock: DriverLock, advance: Any) -> Any:
     def finished(row: Row) -> None:
+        lock.check()
         ledger.rows[row["trial_id"]] = row
         outcome.ran += 1
         advance(row)
@@ -288,6 +297,23 @@ def read_ledger(store: ResultStore) -> Ledger:
     return ledger
 
 
+def _check_rows(store: ResultStore, results: Path) -> None:
+    """Rows of another protocol version are not comparable; refuse the folder before anything runs there."""
+    found = sorted(set(store.trials(columns=["protocol"])["protocol"]) - {PROTOCOL}) if store.ids() else []
+    if found:
+        raise UserError(
+            f"a results folder must hold rows of one protocol version, got {', '.join(found)} in {results} and this "
+            f"is {PROTOCOL}; give the new run another --results"
+        )
+
+
+def _new_metrics(store: ResultStore, wanted: Sequence[MetricInfo]) -> str:
+    """What to say where rows exist that were measured without some of the metrics asked for now."""
+    known = {metric.name for metric in store.metrics_on_disk()} if store.ids() else {m.name for m in wanted}
+    late = [metric.name for metric in wanted if metric.name not in known]
+    return f"rows that exist already were measured without {', '.join(late)} and stay so" if late else ""
+
+
 def metric_infos(names: Sequence[str]) -> list[MetricInfo]:
     """What the leaderboard must know of metrics."""
     return [MetricInfo(m.name, m.version, m.unit, m.direction) for m in (METRICS[n] for n in names)]
@@ -311,6 +337,15 @@ def _keep_spec(prepared: Prepared) -> None:
         scratch = path.with_name(f".spec.{platform.node()}.{os.getpid()}")
         scratch.write_text(text)
         os.replace(scratch, path)
+
+
+def cluster_device(raw: Mapping[str, Any], options: Options) -> str | None:
+    """The device type that ``options.address`` would give this spec; None without an address."""
+    if options.address is None:
+        return None
+    session, device_type = _connect(make_experiment(raw), options)
+    session.close()
+    return device_type
 
 
 def _connect(experiment: Experiment, options: Options) -> tuple[Any, str]:

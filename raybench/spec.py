@@ -51,11 +51,18 @@ class ProblemSpec:
     validation: float = 0.1
     threads: int = 1
     device_type: str = "cpu"
+    versions: Mapping[str, int] = field(default_factory=dict)  # of the model's and the scenario's code
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What identifies the problem: of the dataset its content, not the path or the options it came by."""
+        plain: dict[str, Any] = canonical(self)
+        return plain | {"dataset": self.dataset.name}
 
     @cached_property
     def id(self) -> str:
         """Content hash."""
-        return content_hash(self)
+        return content_hash(self.identity)
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,7 @@ class TrialSpec:
     @cached_property
     def trial_id(self) -> str:
         """Content hash: the identity of the row this trial leaves."""
-        return content_hash(self)
+        return content_hash(canonical(self) | {"problem": self.problem.identity})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

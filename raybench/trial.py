@@ -67,11 +67,15 @@ def run_trial(spec: TrialSpec, context: Mapping[str, Any], shop: Workshop) -> di
     """Run one trial and return its row (a plain dict in the schema of ``raybench.leaderboard``).
 
     ``context`` are columns that the plan knows (experiment, variant, selected_on, ...). An exception of the method
-    becomes a ``failed`` row with its reason; only ``WrongDevice`` and interrupts leave this function.
+    becomes a ``failed`` row with its reason; only ``WrongDevice``, ``UserError`` about the data (absent, or another
+    checksum on this node) and interrupts leave this function.
     """
     started, clock0 = datetime.datetime.now(datetime.UTC), time.perf_counter()
+    if not context.get("skip"):
+        shop.problem(spec.problem)  # data that are not here are the run's trouble, not this trial's
     torch.set_num_threads(spec.problem.threads)
     torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True  # a search is told these numbers, so they should come again
     row = _identity(spec, context, shop)
     row["started_at"] = started
     run = _Run(spec, shop, row)
@@ -148,6 +152,8 @@ def _reference(run: _Run) -> None:
         reference = run.shop.references.retrained(run.problem, index)
         cost = {**reference.record, "wall_s": reference.record["train_s"]}
     run.row["cached"] = not run.shop.references.just_made(reference.key)
+    if run.row["cached"]:  # the seconds were measured there
+        run.row["device_name"] = reference.record["device_name"]
     run.row["artefact_bytes"] = reference.record["artefact_bytes"]
     _cost(run, cost, shared_s=0.0, peak=reference.record["peak_memory"])
     outputs = run.shop.references.outputs(run.problem, reference)
@@ -185,11 +191,6 @@ def _method(run: _Run) -> None:
         peak = clock.peak_memory if device.type == "cuda" else None
         cost = {"wall_s": clock.wall_s, "cpu_s": clock.cpu_s, "forward": passes.forward, "backward": passes.backward}
         _cost(run, cost, shared_s=clock.shared_s, peak=peak)
-        intact = problem.intact()
-        if not intact:
-            shop.drop(spec.problem)
-    if not intact:
-        raise ValueError(f"method {spec.method} wrote to the images or labels that all trials share")
     if run.row["status"] == "ok":
         if not callable(result):
             raise TypeError(f"method {spec.method} must return a model, got {type(result).__name__}")
@@ -290,7 +291,7 @@ def _gates(run: _Run, outputs: Outputs, retrained: Outputs, changed: bool | None
 
     chance = 1.0 / run.problem.facts.num_classes
     return {
-        "retain_above_chance": accuracy(outputs, "retain") > 1.5 * chance,
+        "retain_above_chance": accuracy(outputs, "retain") > chance + 0.1 * (1.0 - chance),
         "weights_changed": changed,
         # The retrained model may lose what D_f taught it, but not the recipe: else it is no reference.
         "retrained_not_worse": accuracy(retrained, "retain") >= accuracy(original, "retain") - 0.1,

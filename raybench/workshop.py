@@ -9,11 +9,15 @@ from dataclasses import dataclass, field
 import torch
 
 from raybench.content_store import ContentStore
+from raybench.data import RawData
+from raybench.errors import UserError
 from raybench.once import Lease, OnceMemory
 from raybench.problem import Problem, load_data, make_problem
 from raybench.references import References, no_lease
 from raybench.registry import load_plugins
 from raybench.spec import ProblemSpec
+
+MEMORY_PROBLEMS = 6  # they share the images of a dataset, unless the scenario changes images
 
 
 class WrongDevice(Exception):
@@ -64,20 +68,26 @@ class Workshop:
     def problem(self, spec: ProblemSpec) -> Problem:
         """The problem on its device; the few most recent ones stay."""
         if spec.id not in self._problems:
-            raw, checksum = load_data(spec.dataset, self.settings.data_root, self.settings.download)
+            raw, checksum = self._data(spec)
             if checksum != spec.checksum:
                 name = spec.dataset.label
-                raise ValueError(f"dataset {name} has checksum {checksum} on this node, the plan has {spec.checksum}")
-            self._problems[spec.id] = problem = make_problem(spec, raw, self.device(spec.device_type))
-            problem.intact()  # fixes what it will be compared with
-            while len(self._problems) > 6:
+                raise UserError(
+                    f"dataset {name} must be the same on every node, got checksum {checksum} on {self.placement.node} "
+                    f"and {spec.checksum} in the plan; copy the driver's --data folder there"
+                )
+            self._problems[spec.id] = make_problem(spec, raw, self.device(spec.device_type))
+            while len(self._problems) > MEMORY_PROBLEMS:
                 self._problems.popitem(last=False)
         self._problems.move_to_end(spec.id)
         return self._problems[spec.id]
 
-    def drop(self, spec: ProblemSpec) -> None:
-        """Forget a problem whose data a trial has changed, so that the next trial loads it anew."""
-        self._problems.pop(spec.id, None)
+    def _data(self, spec: ProblemSpec) -> tuple[RawData, str]:
+        """The dataset; a download happens once per node, the others wait for it."""
+        arguments = (spec.dataset, self.settings.data_root, self.settings.download)
+        if not self.settings.download:
+            return load_data(*arguments)
+        with self.lease(f"download/{self.placement.node}/{spec.dataset.name}"):
+            return load_data(*arguments)
 
     def device(self, device_type: str) -> torch.device:
         """The device of this type that this process was given."""

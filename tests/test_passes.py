@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+import subprocess
+import sys
 import types
 
 import pytest
@@ -300,3 +302,24 @@ def test_peak_memory_is_the_largest_of_own_and_charged() -> None:
     clock.charge(0.0, 0.0, 7)
     clock.charge(0.0, 0.0, 5)
     assert clock.peak_memory == 7
+
+
+def test_warm_up_leaves_nothing_for_the_first_trial_to_import() -> None:
+    """The first optimiser of a process makes torch import seconds of code: that must be off every clock."""
+    code = """
+import sys, torch
+from raybench.passes import warm_up
+layer = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+before = [p.clone() for p in layer.parameters()]
+warm_up(layer, torch.ones(3, 1, 2, 2))
+assert all(torch.equal(a, b) for a, b in zip(before, layer.parameters()))
+loaded = set(sys.modules)
+for kind in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
+    optimiser = kind(layer.parameters(), lr=0.1)
+    layer(torch.ones(3, 1, 2, 2)).sum().backward()
+    optimiser.step()
+late = sorted(name for name in set(sys.modules) - loaded if name.startswith("torch"))
+assert not late, late
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

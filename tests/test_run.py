@@ -118,6 +118,43 @@ def test_second_run_does_nothing(go: Any, tmp_path: Path, monkeypatch: pytest.Mo
     pd.testing.assert_frame_equal(load_leaderboard(tmp_path / "out"), lines)
 
 
+def test_the_table_is_of_this_spec_and_not_of_one_before(go: Any, make_spec: Any, tmp_path: Path) -> None:
+    """A folder may hold the rows of an earlier recipe under the same names; each run's table shows its own."""
+    go()
+    first = load_leaderboard(tmp_path / "out")
+    assert go(spec=make_spec(recipe={"epochs": 1})).ran > 0
+    other = load_leaderboard(tmp_path / "out")
+    assert len(other) == len(first)
+    assert not other["retain_accuracy"].equals(first["retain_accuracy"])
+    assert go().ran == 0
+    pd.testing.assert_frame_equal(load_leaderboard(tmp_path / "out"), first)
+
+
+def test_another_selection_rule_pays_for_the_search_too(go: Any, make_spec: Any, tmp_path: Path) -> None:
+    go()
+    tuning = load_leaderboard(tmp_path / "out").set_index("method")["tuning_s"]
+    spec = make_spec()
+    spec["search"]["select"] = ["distance", "knee"]
+    go(spec=spec)
+    lines = load_leaderboard(tmp_path / "out").query("kind == 'method'")
+    assert set(lines["variant"]) == {"distance", "knee"}
+    for method, group in lines.groupby("method"):
+        assert group["tuning_s"].tolist() == pytest.approx([tuning[method]] * 2)
+
+
+def test_another_unlearn_seed_is_another_search(go: Any, make_spec: Any) -> None:
+    first = go()
+    again = go(spec=make_spec(seeds={"train": [0], "unlearn": [1]}))
+    assert again.ran == first.ran - 3  # all but the reference rows
+
+
+def test_rows_of_another_protocol_are_refused(go: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    go()
+    monkeypatch.setattr("raybench.run.PROTOCOL", "2")
+    with pytest.raises(UserError, match=r"rows of one protocol version, got 1 in .* and this is 2; .*--results"):
+        go()
+
+
 def test_plan_says_so_beforehand(cli: Any, make_spec: Any, tmp_path: Path) -> None:
     def to_run() -> list[int]:
         said = cli("plan", "{spec}", "--results", "out", "--format", "json", spec=make_spec())

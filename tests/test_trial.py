@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 import raybench
 from raybench.data import RawData
+from raybench.errors import UserError
 from raybench.evaluation import FINAL_SPLITS, unpack
 from raybench.leaderboard.schema import MetricInfo, check_row, comparable, trial_schema
 from raybench.metrics import DEFAULT_METRICS
@@ -410,20 +411,23 @@ def test_failed_settings_and_names_are_rows_too(shop: Workshop, method: Register
     row = checked(run_trial(trial_of(name, hparams={"amuont": 1.0}), {}, shop))
     assert row["status"] == "failed"
     assert "did you mean amount" in row["reason"]
-    row = checked(run_trial(trial_of(name, problem=problem_of(checksum="stale")), {}, shop))
-    assert row["status"] == "failed"
-    assert "the plan has stale" in row["reason"]
 
 
-def test_writing_to_shared_data_fails_this_trial_and_no_other(shop: Workshop, method: Register) -> None:
+def test_data_that_differ_on_this_node_stop_the_run(shop: Workshop) -> None:
+    """Not a failed row: every trial of this node would fail the same way."""
+    with pytest.raises(UserError, match=r"dataset digits.* must be the same on every node, got checksum .* and stale"):
+        run_trial(trial_of("finetune", problem=problem_of(checksum="stale")), {}, shop)
+
+
+def test_a_method_that_writes_to_its_data_reaches_no_other_trial(shop: Workshop, method: Register) -> None:
     def vandal(task: UnlearningTask, hp: Amount) -> nn.Module:
+        assert len(task.retain.images) == len(task.retain)  # the images of nobody else are behind it
         task.retain.images.fill_(7)
+        task.retain.labels.fill_(0)
         return task.model
 
     before = run_trial(trial_of("finetune", hparams={"epochs": 1}), {}, shop)
-    row = checked(run_trial(trial_of(method(vandal)), {}, shop))
-    assert row["status"] == "failed"
-    assert "wrote to the images or labels" in row["reason"]
+    assert checked(run_trial(trial_of(method(vandal, needs={"retain"})), {}, shop))["status"] == "ok"
     after = run_trial(trial_of("finetune", hparams={"epochs": 1}), {}, shop)
     assert [(c, after[c]) for c in COLUMNS if after.get(c) != before.get(c)] == []
 

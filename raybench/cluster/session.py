@@ -24,16 +24,6 @@ from raybench.cluster.probes import check_nodes, probe_cuda
 from raybench.errors import UserError
 from raybench.version import PACKAGE
 
-QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # workers hide GPUs that they were not given themselves
-    "RAY_worker_niceness": "0",  # Ray's 15 would time trials by what else the machine does
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # rows are the truth: Tune's snapshots would only cost time
-}
 SILENT: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 OBJECT_STORE_BYTES = 200 * 2**20  # trials read data and models from disk; Ray's default takes 30 % of the memory
 
@@ -69,7 +59,7 @@ class Session:
         """A quiet local Ray with room for ``slots`` trials of ``resources`` (default: one per core). ``gpus``: how
         many GPUs it believes to have (default: those it finds). Where this process has called ``ray.init`` already,
         that session is used and left open."""
-        cap = _prepare(slots)
+        cap = _checked(slots)
         if ray.is_initialized():
             return cls(local=False, cap=cap, mine=False)
         cpu = float((resources or {}).get("cpu", 1.0))
@@ -89,7 +79,7 @@ class Session:
     def connect(cls, address: str = "auto", slots: int | None = None) -> Session:
         """Join the cluster at ``address``: ``auto`` or ``host:port``. ``slots``: trials at once (default: what
         fits). ``UserError`` where there is none."""
-        cap = _prepare(slots)
+        cap = _checked(slots)
         if ray.is_initialized():
             return cls(local=False, cap=cap, mine=False)
         _join(address)
@@ -172,9 +162,7 @@ class Session:
         return "; ".join(f"{r.get('CPU', 0):g} CPUs, {r.get('GPU', 0):g} GPUs" for r in found)
 
 
-def _prepare(slots: int | None) -> int | None:
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+def _checked(slots: int | None) -> int | None:
     if slots is not None and slots < 1:
         raise UserError(f"--slots must be at least 1, got {slots}; leave it out to use all there is")
     return slots

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,15 @@ _AVERAGED = ("speedup", "retrain_s", "original_train_s", "forward_passes", "back
 _FIRST = ("original_kind", "device_type", "selected_on", "selected_by", "hparams")
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What a plan says of its leaderboard: the trials that count (a folder may hold rows of an earlier spec), and
+    the tuning seconds of each line, keyed by the values of ``LINE``."""
+
+    trial_ids: frozenset[str]
+    tuning_s: Mapping[tuple[str, ...], float]
+
+
 def leaderboard_schema(metrics: Sequence[MetricInfo], protocol: str = "") -> pa.Schema:
     """Schema of ``leaderboard.parquet``."""
     fields = [pa.field(name, TEXT) for name in (*LINE, "kind", "original_kind", "device_type")]
@@ -65,7 +75,11 @@ def leaderboard_schema(metrics: Sequence[MetricInfo], protocol: str = "") -> pa.
 
 
 def build_leaderboard(
-    trials: pd.DataFrame, searches: pd.DataFrame, metrics: Sequence[MetricInfo], forced: bool = False
+    trials: pd.DataFrame,
+    searches: pd.DataFrame,
+    metrics: Sequence[MetricInfo],
+    forced: bool = False,
+    wanted: Wanted | None = None,
 ) -> pa.Table:
     """The leaderboard of ``trials`` (each id once, in the order written).
 
@@ -73,9 +87,11 @@ def build_leaderboard(
     ``_hi`` are the 95 % t-interval over train seeds (null for one). Gaps are signed. ``status`` is the worst
     of the finals, ``status_counts`` and ``reason`` say how many. A cell (line, train seed, unlearn seed) that
     was run with another setting later, say after a longer search, counts with its latest row, and only the
-    newest method version counts. ``forced`` ranks with fewer than three train seeds.
+    newest method version counts; with ``wanted``, only the trials that a plan asks for. ``forced`` ranks with fewer
+    than three train seeds.
     """
-    rows = _current(trials)
+    rows = _current(trials if wanted is None else trials[trials["trial_id"].isin(wanted.trial_ids)])
+    searches = searches.assign(line=[json.loads(text) for text in searches["line"]])
     protocols = sorted(set(rows["protocol"])) if len(rows) else []
     if len(protocols) > 1:
         raise UserError(
@@ -90,6 +106,9 @@ def build_leaderboard(
         lines += _problem_lines(
             dict(zip(PROBLEM, problem, strict=True)), group, trials, searches, metrics, with_retrained, forced
         )
+    known = wanted.tuning_s if wanted is not None else {}
+    for line in lines if wanted is not None else []:
+        line["tuning_s"] = known.get(tuple(line[name] for name in LINE), 0.0)
     schema = leaderboard_schema(metrics, ",".join(protocols))
     clean = [{name: as_null(line.get(name)) for name in schema.names} for line in lines]
     return pa.Table.from_pylist(clean, schema=schema)
@@ -215,7 +234,7 @@ def _tuning_seconds(line: dict[str, Any], trials: pd.DataFrame, searches: pd.Dat
     """Charged seconds of the line's searches: each trial once, and the search seeds' retraining where it was used."""
     if not len(searches):
         return 0.0
-    mine = searches[[_serves(text, line) for text in searches["line"]]]
+    mine = searches[[_serves(search, line) for search in searches["line"]]]
     if not len(mine):
         return 0.0
     found = trials[trials["trial_id"].isin(set(mine["trial_id"]))]
@@ -226,8 +245,7 @@ def _tuning_seconds(line: dict[str, Any], trials: pd.DataFrame, searches: pd.Dat
     return seconds
 
 
-def _serves(text: str, line: dict[str, Any]) -> bool:
-    search = json.loads(text)
+def _serves(search: dict[str, Any], line: dict[str, Any]) -> bool:
     if "variants" in search and line["variant"] not in search["variants"]:
         return False
     return all(search[key] == line[key] for key in LINE if key in search)
@@ -284,20 +302,21 @@ def load_trials(directory: str | os.PathLike[str], attempts: bool = False) -> pd
 
 
 def load_leaderboard(directory: str | os.PathLike[str]) -> pd.DataFrame:
-    """The leaderboard of a results folder, from its rows; from ``leaderboard.parquet`` where no rows ship with it.
+    """The leaderboard of a results folder: what its last run wrote, or a group-by of its rows where none ended yet.
 
     ``attrs["metrics"]`` holds unit and direction of each metric.
     """
-    table = _from_rows(directory)
+    stored = _stored(_open(directory).folder)
+    table = stored if stored is not None else _from_rows(directory)
     frame: pd.DataFrame = table.to_pandas()
     frame.attrs["metrics"] = {m.name: {"unit": m.unit, "direction": m.direction} for m in metrics_of(table.schema)}
     return frame
 
 
-def write_leaderboard(directory: str | os.PathLike[str]) -> None:
+def write_leaderboard(directory: str | os.PathLike[str], wanted: Wanted | None = None) -> None:
     """Write ``leaderboard.parquet`` by an atomic replace; a file with the same content keeps its bytes."""
     store = _open(directory)
-    table = _from_rows(directory)
+    table = _from_rows(directory, wanted)
     try:
         old = _stored(store.folder)
     except UserError:
@@ -316,7 +335,7 @@ def _open(directory: str | os.PathLike[str]) -> ResultStore:
     return store
 
 
-def _from_rows(directory: str | os.PathLike[str]) -> pa.Table:
+def _from_rows(directory: str | os.PathLike[str], wanted: Wanted | None = None) -> pa.Table:
     store = _open(directory)
     trials = store.trials()
     if not len(trials):
@@ -326,7 +345,7 @@ def _from_rows(directory: str | os.PathLike[str]) -> pa.Table:
         raise UserError(
             f"a results folder must hold rows in trials/, got {store.folder}; run an experiment there first"
         )
-    return build_leaderboard(trials, store.searches(), store.metrics_on_disk())
+    return build_leaderboard(trials, store.searches(), store.metrics_on_disk(), wanted=wanted)
 
 
 def _stored(folder: Folder) -> pa.Table | None:

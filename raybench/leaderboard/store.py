@@ -180,7 +180,12 @@ class ResultStore:
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
         name = f"{kind}/part-{stamp:020d}-{uuid.uuid4().hex}.parquet"
-        self.folder.put(name, sink.getvalue().to_pybytes())
+        try:
+            self.folder.put(name, sink.getvalue().to_pybytes())
+        except OSError as error:
+            raise UserError(
+                f"rows must be kept in {self.folder}, got {error.strerror or error}; make room there"
+            ) from error
         return name
 
     def _replace(self, kind: str, names: Sequence[str], table: pa.Table) -> None:

@@ -44,11 +44,17 @@ class Rig:
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
 
-    def submit(self, spec, *options, name="spec"):
-        """The process of ``ray job submit`` on the client host."""
-        checkout = self.shared / "checkout"
-        (checkout / f"{name}.yaml").write_text(yaml.safe_dump(spec))
-        job = ["ray", "job", "submit", "--working-dir", ".", "--", "python", "-m", "raybench", "run", f"{name}.yaml"]
+    def submit(self, spec, *options):
+        """The process of ``ray job submit`` on the client host. Each has a folder of its own to submit: Ray refuses
+        one that changes while it is packed."""
+        checkout = Path(tempfile.mkdtemp(dir=self.shared))
+        shutil.copytree(ROOT / "raybench", checkout / "raybench", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / "jobs", checkout / "jobs")
+        shutil.copy(Path(__file__).parent / "plugins" / "cluster_fakes.py", checkout)
+        if not isinstance(spec, str):
+            (checkout / "spec.yaml").write_text(yaml.safe_dump(spec))
+            spec = "spec.yaml"
+        job = ["ray", "job", "submit", "--working-dir", ".", "--", "python", "-m", "raybench", "run", spec]
         return subprocess.Popen(
             ["bash", str(TOOL), "exec", "client", *job, "--address", "auto", *map(str, options)],
             env=self.environment,
@@ -64,9 +70,6 @@ def rig():
     folder = Path(tempfile.mkdtemp(prefix="rbrig-"))
     rig = Rig(folder)
     rig("up", 3, "--venv", sys.prefix, "--cpus", 2, "--auth", "token")
-    checkout = rig.shared / "checkout"
-    shutil.copytree(ROOT / "raybench", checkout / "raybench", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(Path(__file__).parent / "plugins" / "cluster_fakes.py", checkout)
     yield rig
     rig("down", check=False)
     shutil.rmtree(folder, ignore_errors=True)
@@ -97,8 +100,20 @@ def test_a_submitted_job_uses_all_worker_nodes(rig, many):
     assert (rig.shared / ".raybench-store" / "references").exists()  # the store lies beside the results
 
 
+def test_quickstart_as_a_job_on_three_hosts(rig):
+    results = rig.shared / "quickstart"
+    process = rig.submit("jobs/quickstart.yaml", "--results", results)
+    out = finish(process, timeout=900)
+    assert process.returncode == 0, out
+    rows = pd.read_parquet(results / "trials")
+    assert set(rows["node"]) == {"node1", "node2"}
+    assert set(rows["status"]) <= {"ok", "skipped"}
+    lines = pd.read_parquet(results / "leaderboard.parquet")
+    assert len(lines) == 21  # seven methods on three problems
+
+
 def test_storage_that_a_node_does_not_see_is_one_line(rig, make_spec):
-    process = rig.submit(make_spec(), "--results", "/tmp/mine", name="unshared")
+    process = rig.submit(make_spec(), "--results", "/tmp/mine")
     out = finish(process)
     assert process.returncode != 0
     said = [line for line in out.splitlines() if "must be shared by all nodes" in line]
@@ -112,7 +127,7 @@ def test_storage_that_a_node_does_not_see_is_one_line(rig, make_spec):
 def test_a_power_cut_of_a_worker_loses_no_trial(rig, many):
     calm = pd.read_parquet(rig.shared / "results" / "trials")
     results = rig.shared / "cut"
-    process = rig.submit(many, "--results", results, "--store", rig.shared / "cut-store", name="cut")
+    process = rig.submit(many, "--results", results, "--store", rig.shared / "cut-store")
     deadline = time.time() + 200
     while len(list((results / "trials").glob("*.parquet"))) < 8:
         assert time.time() < deadline

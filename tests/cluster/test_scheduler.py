@@ -33,7 +33,7 @@ def test_same_rows_with_one_slot_two_slots_and_serial(drive, serial, on, capped,
         pd.testing.assert_frame_equal(*searches)
 
 
-def test_killed_aggregator_and_worker_cost_nothing(drive, serial, on, capped, spec):
+def test_killed_aggregator_and_worker_cost_nothing(drive, serial, on, capped, spec, capfd):
     """In the middle of the search the aggregator is killed, and then a worker process."""
     expected = drive(spec(), serial, results="serial")
     session, killed = capped(2), []
@@ -54,6 +54,8 @@ def test_killed_aggregator_and_worker_cost_nothing(drive, serial, on, capped, sp
     assert found.ids() == expected.ids()
     pd.testing.assert_frame_equal(found.table(), expected.table(), check_exact=True)
     assert len({row["pid"] for row in found.told if row["phase"] == "search"}) > 2
+    time.sleep(1)  # Ray's own listener
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_worker_killed_in_its_trial_is_replaced(drive, on, capped, spec, tmp_path):

@@ -1,0 +1,63 @@
+"""What a warm process does with the devices it is given, without Ray and without a GPU."""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from raybench.cluster import trial_actor
+from raybench.cluster.trial_actor import Kit, TrialRunner
+from raybench.workshop import Settings
+
+
+@pytest.fixture
+def runner_on(monkeypatch, tmp_path):
+    """A runner in a process that Ray gave these GPUs; and the memory fractions that it sets."""
+    fractions = []
+
+    def runner_on(ids, gpu, cuda):
+        monkeypatch.setattr(trial_actor.ray, "get_gpu_ids", lambda: ids)
+        monkeypatch.setattr(trial_actor, "node_name", lambda: "node7")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+        monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", fractions.append)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+        settings = Settings(experiment="x", store=str(tmp_path), metrics=())
+        return TrialRunner(Kit(settings, None, None, gpu, exclusive=gpu == 1)), fractions
+
+    return runner_on
+
+
+def test_a_share_of_a_gpu_is_a_share_of_its_memory(runner_on):
+    runner, fractions = runner_on([1], 0.25, cuda=True)
+    placement = runner._workshop().placement
+    assert fractions == [0.25]
+    assert (placement.device_ids, placement.node, placement.exclusive) == ("1", "node7", False)
+    assert placement.ray_version == trial_actor.ray.__version__
+    runner._workshop()
+    assert fractions == [0.25]  # once per process
+
+
+def test_a_whole_gpu_or_a_pretended_one_is_not_limited(runner_on):
+    assert runner_on([0], 1.0, cuda=True)[0]._workshop().placement.exclusive
+    runner, fractions = runner_on([0], 0.25, cuda=False)
+    assert runner._workshop().placement.device_ids == "0"
+    assert fractions == []
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
+
+
+def test_gpus_that_were_not_given_are_hidden(runner_on):
+    runner, _ = runner_on([], 0.0, cuda=True)
+    assert runner._workshop().placement.device_ids == ""
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_names_of_nodes(monkeypatch):
+    node = {"NodeID": "a", "NodeManagerHostname": "host1", "NodeManagerAddress": "10.0.0.1"}
+    for named, expected in (("10.0.0.1", "host1"), ("", "host1"), ("alpha", "alpha")):
+        monkeypatch.setattr(
+            trial_actor, "ray", SimpleNamespace(nodes=lambda named=named: [{**node, "NodeName": named}])
+        )
+        assert trial_actor.node_name("a") == expected
