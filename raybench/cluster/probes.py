@@ -20,15 +20,16 @@ PROBE_S = 120.0  # a node that does not answer a trivial task for so long will n
 FREE_GPU_S = 60.0
 
 
-def probe_cuda(gpu: float) -> bool:
-    """Whether torch sees CUDA in a process that holds ``gpu`` GPUs. ``UserError`` while all GPUs are taken."""
+def probe_cuda(gpu: float, wait_s: float = FREE_GPU_S) -> bool:
+    """Whether torch sees CUDA in a process that holds ``gpu`` GPUs. ``UserError`` while all GPUs are taken (for
+    ``wait_s`` seconds: an autoscaler needs minutes to bring the first one)."""
     reference = ray.remote(_cuda).options(num_cpus=0, num_gpus=gpu).remote()
     try:
-        found: bool = ray.get(reference, timeout=FREE_GPU_S)
+        found: bool = ray.get(reference, timeout=wait_s)
     except ray.exceptions.GetTimeoutError:
         ray.cancel(reference, force=True)
         raise UserError(
-            f"the cluster must have resources.gpu {gpu:g} free, none was for {FREE_GPU_S:.0f} s; wait for the other "
+            f"the cluster must have resources.gpu {gpu:g} free, none was for {wait_s:.0f} s; wait for the other "
             "jobs, or ask for device: cpu"
         ) from None
     return found

@@ -93,7 +93,10 @@ class RayExecutor:
             gpu = max(1.0, gpu)
         elif self._exclusive:
             nodes = {n["NodeID"]: n["Resources"].get("CPU", 0.0) for n in self._session.nodes()}
-            return [Place(cpus, gpu, node_id) for node_id, cpus in sorted(nodes.items()) if cpus >= cpu]
+            whole = [Place(cpus, gpu, node_id) for node_id, cpus in sorted(nodes.items()) if cpus >= cpu]
+            if whole:  # none where an autoscaler has still to bring the first node: one trial at a time then
+                return whole
+            return [Place(cpu, gpu)]
         return [Place(cpu, gpu)] * self._session.slots({"cpu": cpu, "gpu": gpu})
 
     def _alone(self, slots: int) -> bool:

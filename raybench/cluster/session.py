@@ -20,11 +20,12 @@ import torch
 from ray._private import services
 
 from raybench.cluster.aggregator import last_line
-from raybench.cluster.probes import check_nodes, probe_cuda
+from raybench.cluster.probes import FREE_GPU_S, check_nodes, probe_cuda
 from raybench.errors import UserError
 from raybench.version import PACKAGE
 
 SILENT: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+GROW_S = 900.0  # a cloud brings a GPU node in minutes
 OBJECT_STORE_BYTES = 200 * 2**20  # trials read data and models from disk; Ray's default takes 30 % of the memory
 
 ANSWER_S = 10.0
@@ -129,7 +130,7 @@ class Session:
                 f"device cuda needs a cluster with GPUs and a share of one per trial, got {self.resources()['GPU']:g} "
                 f"GPUs and resources.gpu {resources.get('gpu', 0.0):g}; set resources.gpu, or ask for device: auto"
             )
-        if probe_cuda(gpu):
+        if probe_cuda(gpu, FREE_GPU_S if _grown() is None else GROW_S):
             return "cuda"
         if device == "cuda":
             raise UserError(

@@ -50,9 +50,12 @@ class TrialRunner:
     def __init__(self, kit: Kit) -> None:
         self._kit = kit
         self._shop: Workshop | None = None
+        self._broken = False
 
     def run(self, request: Mapping[str, Any]) -> Outcome:
         """Run one request, given as plain values."""
+        if self._broken:
+            os._exit(1)  # only a new process is cured; pool and searcher replace a worker that died
         shop, trial = self._workshop(), Request.from_dict(request)
         try:
             row = run_trial(trial.spec, trial.context, shop)
@@ -60,9 +63,18 @@ class TrialRunner:
             return Outcome(None, str(wrong))
         wait_for(self._kit.aggregator.append.remote([row]))
         if torch.cuda.is_initialized():
-            gc.collect()
-            torch.cuda.empty_cache()
+            self._tidy()
         return Outcome(row)
+
+    def _tidy(self) -> None:
+        """Free the device between trials. An error that a trial left on it (a failed assertion in a kernel) stays for
+        as long as the process lives, and would fail every later trial: this process takes none any more."""
+        gc.collect()
+        try:
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
+        except RuntimeError:
+            self._broken = True
 
     def _workshop(self) -> Workshop:
         """Made at the first request and not in ``__init__``, so that what goes wrong is that request's error and
