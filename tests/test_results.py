@@ -1,0 +1,58 @@
+"""The leaderboards that ship: they load, follow from their rows, and say how they were made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from raybench.experiment import make_experiment
+from raybench.leaderboard.query import load_leaderboard, load_trials
+from raybench.leaderboard.schema import LINE
+from raybench.leaderboard.statistics import t_interval
+
+ROOT = Path(__file__).parent.parent / "results"
+FOLDERS = sorted(path.parent for path in ROOT.glob("*/spec.yaml"))
+
+
+def test_something_ships():
+    assert {"quickstart", "lambda_sweep", "gamma_sweep", "mnemonic_digits"} <= {folder.name for folder in FOLDERS}
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda p: p.name)
+def test_shipped_leaderboard(folder):
+    assert f"| `{folder.name}` |" in (ROOT / "README.md").read_text()
+    experiment = make_experiment(yaml.safe_load((folder / "spec.yaml").read_text()))
+    lines, trials = load_leaderboard(folder), load_trials(folder)
+    pd.testing.assert_frame_equal(lines, pd.read_parquet(folder / "leaderboard.parquet"), check_like=True)
+    assert not lines.duplicated(list(LINE)).any()
+    assert set(lines["status"]) <= {"ok", "skipped"}
+    assert trials["trial_id"].is_unique
+    assert set(trials["experiment"]) == {experiment.name}
+    finals = trials[(trials["phase"] == "final") & (trials["status"] == "ok")]
+    for line in lines[(lines["kind"] == "method") & (lines["status"] == "ok")].to_dict("records"):
+        rows = finals
+        for column in LINE:
+            rows = rows[rows[column] == line[column]]
+        assert sorted(rows["train_seed"]) == sorted(experiment.train_seeds)
+        expected = t_interval(rows.groupby("train_seed")["distance"].mean().tolist())
+        assert line["distance"] == pytest.approx(expected.mean)
+        assert line["distance_hi"] == pytest.approx(expected.hi)
+        assert json.loads(line["hparams"])
+
+
+def test_shipped_quickstart_is_the_spec_of_today():
+    shipped = yaml.safe_load((ROOT / "quickstart" / "spec.yaml").read_text())
+    assert shipped == yaml.safe_load((ROOT.parent / "jobs" / "quickstart.yaml").read_text())
+
+
+def test_readme_shows_the_shipped_table():
+    from raybench.leaderboard.query import render
+
+    readme = (ROOT.parent / "README.md").read_text()
+    shown = readme.split("<!-- quickstart table -->\n```text\n")[1].split("```\n<!-- end of quickstart table -->")[0]
+    whole = render(load_leaderboard(ROOT / "quickstart"), "table")
+    assert shown.strip() == whole.split("more metrics in csv")[0].strip()
