@@ -65,7 +65,7 @@ def runs(pid):
         return False
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_stopped_in_the_search_the_same_command_finishes(command, tmp_path, how):
     code, _, err = finish(command("serial", "--serial"))
     assert code == 0, err

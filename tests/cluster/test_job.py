@@ -76,7 +76,14 @@ def checkout(tmp_path):
 
 def submit(client, checkout, *arguments):
     command = [RAY, "job", "submit", "--working-dir", ".", "--", "python", "-m", "raybench", "run", *arguments]
-    return subprocess.run(command, cwd=checkout, env=client, capture_output=True, text=True, timeout=300, check=False)
+    deadline = time.time() + 60
+    while True:
+        done = subprocess.run(
+            command, cwd=checkout, env=client, capture_output=True, text=True, timeout=300, check=False
+        )
+        if "No available agent to submit job" not in done.stderr or time.time() > deadline:  # the head has just started
+            return done
+        time.sleep(1)
 
 
 def test_a_submitted_job_runs_the_submitted_code_on_the_cluster(head, checkout, tmp_path, make_spec):

@@ -78,12 +78,16 @@ def test_device_needs_a_share_and_a_torch_that_sees_it(local_ray, monkeypatch):
     assert local_ray.device_type("cpu", share) == "cpu"
     with pytest.raises(UserError, match=r"set resources\.gpu"):
         local_ray.device_type("cuda", {"cpu": 1})
-    monkeypatch.setattr(session, "probe_cuda", lambda gpu: False)
+    monkeypatch.setattr(session, "probe_cuda", lambda gpu, wait_s: False)
     assert local_ray.device_type("auto", share) == "cpu"
     with pytest.raises(UserError, match="cannot; install one with CUDA"):
         local_ray.device_type("cuda", share)
-    monkeypatch.setattr(session, "probe_cuda", lambda gpu: True)
+    waited = []
+    monkeypatch.setattr(session, "probe_cuda", lambda gpu, wait_s: waited.append(wait_s) or True)
     assert local_ray.device_type("auto", share) == "cuda"
+    monkeypatch.setattr(session, "_grown", lambda: {"CPU": 64, "GPU": 16})
+    assert local_ray.device_type("auto", share) == "cuda"
+    assert waited == [60.0, 900.0]  # a cloud's first GPU node takes minutes
 
 
 def test_the_probe_asks_a_process_that_holds_the_share(local_ray):

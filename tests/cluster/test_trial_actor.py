@@ -61,3 +61,21 @@ def test_names_of_nodes(monkeypatch):
             trial_actor, "ray", SimpleNamespace(nodes=lambda named=named: [{**node, "NodeName": named}])
         )
         assert trial_actor.node_name("a") == expected
+
+
+def test_a_process_with_a_broken_device_takes_no_more_trials(runner_on, monkeypatch):
+    """An error left on the device by a kernel fails whatever comes next in the process."""
+    runner, _ = runner_on([0], 1.0, cuda=True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    runner._tidy()
+    assert not runner._broken
+
+    def broken():
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", broken)
+    runner._tidy()
+    monkeypatch.setattr(os, "_exit", lambda code: (_ for _ in ()).throw(SystemExit(code)))
+    with pytest.raises(SystemExit):
+        runner.run({})
