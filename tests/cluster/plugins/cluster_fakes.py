@@ -23,11 +23,22 @@ from raybench.space import nuisance
 class SleepHparams:
     seconds: float = 1.0
     """How long."""
+    folder: str = ""
+    """Where trials sign in, when they wait for each other."""
+    gather: int = 0
+    """Sleep until so many trials have signed in: they run at once, however slow the machine starts them."""
 
 
 @METHODS.register("sleeper", hparams=SleepHparams, needs={RETAIN}, identity=True)
 def sleeper(task, hp: SleepHparams) -> nn.Module:
     """Do nothing for a while."""
+    if hp.gather:
+        (Path(hp.folder) / f"{os.getpid()}-{hp.seconds}").touch()
+        deadline = time.monotonic() + 120
+        while len(list(Path(hp.folder).iterdir())) < hp.gather:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{hp.gather} trials never ran at once")
+            time.sleep(0.02)
     time.sleep(hp.seconds)
     return task.model
 
