@@ -102,7 +102,7 @@ class UnlearningTask:
         self._clock = clock
         self.model = passes.track(copy.deepcopy(original).requires_grad_(True).eval())
         self._build = build
-        self._splits = {name: splits[name].private(generator, clock.tick) for name in needs}
+        self._splits = {name: split.private(generator, clock.tick) for name, split in splits.items()}
         self._needs = needs
         self._pixels = pixels
         self._once = once

@@ -241,7 +241,7 @@ def test_facts_and_building() -> None:
 
 
 def test_data_is_loaded_once_per_process() -> None:
-    assert load_data(DIGITS, None, False)[0] is RAW
+    assert load_data(DIGITS, None, False)[0] is load_data(DIGITS, None, False)[0]
     assert RAW.checksum() == CHECKSUM
     other, checksum = load_data(Choice("digits", {"train_size": 200}), None, False)
     assert (len(other.y_train), checksum != CHECKSUM) == (200, True)
