@@ -198,16 +198,18 @@ def test_same_seed_gives_the_same_weights_whatever_the_global_seed(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_inputs_and_global_state_are_untouched(name):
-    bench = bench_of(name)
+    bench, task = bench_of(name), task_of(name)
 
     def state():
         model = bench.original.model
+        own = {k: [s.images, s.labels, s.index] for k, s in task._splits.items()}
         splits = {k: [s.images, s.labels, s.index, s.pixels.mean, s.pixels.std] for k, s in bench.splits.items()}
         flags = [[p.requires_grad, p.grad is None] for p in model.parameters()]
         modes = [m.training for m in model.modules()]
         hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
         return {
             "data": digest(splits),
+            "the task's data": digest(own),
             "original": digest(model.state_dict()),
             "artefacts": digest(dict(bench.original.artefacts)),
             "flags": digest([flags, modes, hooks]),
@@ -217,7 +219,6 @@ def test_inputs_and_global_state_are_untouched(name):
             "torch settings": (torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads()),
         }
 
-    task = task_of(name)
     before = state()
     run_method(name, task)
     after = state()

@@ -42,6 +42,11 @@ def swallow(task):
     return nudge(task)
 
 
+def stain(task):
+    task.forget.images.add_(1)
+    return nudge(task)
+
+
 def undeclared_input(task, hp):
     value = task.once("v", lambda generator: torch.full((1,), hp.strength))["value"]
     return nudge(task, float(value))
@@ -67,6 +72,7 @@ FAULTS = {
         suite.test_inputs_and_global_state_are_untouched,
         (),
     ),
+    "writes to the data": (lambda task, hp: stain(task), suite.test_inputs_and_global_state_are_untouched, ()),
     "not finite": (
         lambda task, hp: nudge(task, torch.nan),
         suite.test_result_is_finite_and_keeps_the_keys,
