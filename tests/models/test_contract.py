@@ -13,7 +13,13 @@ from raybench.seeding import seeded_globals
 
 ENTRIES = list(MODELS)
 SHAPES = [(1, 28, 28), (3, 32, 32)]
-WIDTHS = {"allcnn": {"width": 6}, "resnet18": {"width": 4}, "resnet8": {"width": 4}, "mlp": {"hidden": [7, 5]}}
+WIDTHS = {
+    "allcnn": {"width": 6},
+    "resnet18": {"width": 4},
+    "resnet8": {"width": 4},
+    "mlp": {"hidden": [7, 5]},
+    "vgg8": {"width": 3},
+}
 each_model = pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 each_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
@@ -102,7 +108,9 @@ def test_errors(entry):
         entry.fn(10, (1, 28, 28), depht=3)
 
 
-@pytest.mark.parametrize(("name", "smallest"), [("lenet5", 12), ("allcnn", 8), ("resnet18", 8), ("resnet8", 8)])
+@pytest.mark.parametrize(
+    ("name", "smallest"), [("lenet5", 12), ("allcnn", 8), ("resnet18", 8), ("resnet8", 8), ("vgg8", 4)]
+)
 def test_smallest_images(name, smallest):
     model = build(MODELS[name], (1, smallest, smallest + 3))
     assert broken_rules(model, images((1, smallest, smallest + 3)), 10) == []

@@ -13,6 +13,7 @@ from raybench.models.lenet5 import lenet5
 from raybench.models.mlp import mlp
 from raybench.models.resnet8 import resnet8
 from raybench.models.resnet18 import resnet18
+from raybench.models.vgg8 import vgg8
 
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
 
@@ -130,7 +131,38 @@ def test_resnet8():
     assert len(resnet8(10, CIFAR).stages()) == 4
 
 
-@pytest.mark.parametrize("model", [allcnn, resnet18, resnet8])
+@pytest.mark.parametrize(("shape", "batch_norm"), [(MNIST, True), (CIFAR, True), (MNIST, False)])
+def test_vgg8(shape, batch_norm):
+    filters, inputs, expected = (64, 128, 256, 512, 512), shape[0], 512 * 10 + 10
+    for outputs in filters:
+        expected += conv(inputs, outputs, 3) if batch_norm else inputs * outputs * 9 + outputs
+        inputs = outputs
+    model = vgg8(10, shape, batch_norm=batch_norm)
+    assert size(model) == expected
+    assert any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules()) == batch_norm
+    if shape == MNIST and batch_norm:
+        assert expected == 3_916_234
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [(MNIST, [14, 7, 3, 3, 3]), (CIFAR, [16, 8, 4, 4, 4]), ((1, 8, 8), [4, 2, 2, 2, 2]), ((1, 4, 4), [2, 2, 2, 2, 2])],
+)
+def test_vgg8_pools_while_four_pixels_are_left_and_trains_on_one_sample(shape, expected):
+    sides, x, model = [], torch.randn(1, *shape), vgg8(10, shape, width=3).train()
+    for stage in model.stages():
+        x = stage(x)
+        sides.append(x.shape[-1])
+    assert sides == expected
+
+
+@pytest.mark.parametrize("value", [1, "true", None])
+def test_vgg8_batch_norm_is_true_or_false(value):
+    with pytest.raises(UserError, match="batch_norm of model vgg8 must be true or false, got"):
+        vgg8(10, MNIST, batch_norm=value)
+
+
+@pytest.mark.parametrize("model", [allcnn, resnet18, resnet8, vgg8])
 @pytest.mark.parametrize("width", [0, -1, 1.5, True, "8"])
 def test_widths(model, width):
     with pytest.raises(
