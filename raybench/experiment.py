@@ -18,6 +18,7 @@ from raybench.seeding import canonical
 from raybench.space import SAMPLERS, SCIENTIFIC, resolve, search_space, searched
 from raybench.spec import STANDARD, Choice, Training
 from raybench.spec_file import MethodItem, SpecFile, apply_settings, parse_spec, read_spec
+from raybench.stopping import check_stop
 from raybench.training import Recipe, make_recipe
 
 RULES = ("distance", "knee")
@@ -42,6 +43,7 @@ class Candidate:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     ranges: Mapping[str, Any] = field(default_factory=dict)
     training: Training = field(default_factory=Training)
+    stop: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class Experiment:
     time_limit_s: float | None
     exclusive: bool
     keep: tuple[str, ...]
+    curves: bool
     plugins: tuple[str, ...]
     raw: Mapping[str, Any]
 
@@ -142,6 +145,7 @@ def make_experiment(raw: Mapping[str, Any]) -> Experiment:
         time_limit_s=spec.time_limit,
         exclusive=spec.timing == "exclusive",
         keep=tuple(spec.keep),
+        curves=spec.curves,
         plugins=tuple(spec.plugins),
         raw=canonical(raw),
     )
@@ -229,9 +233,11 @@ def _scenario(given: str | Mapping[str, Any]) -> Choice:
 def _candidates(item: MethodItem) -> list[Candidate]:
     """The lines that one item of ``methods`` asks for: one, or one per training option and sweep point."""
     entry = METHODS[item.name]
-    if entry.reference and (item.variant or item.hparams or item.space or item.sweep or any(item.training)):
-        given = [key for key in ("variant", "hparams", "space", "sweep", "training") if key in item.model_fields_set]
+    settings = ("variant", "hparams", "space", "sweep", "training", "stop")
+    if entry.reference and any(getattr(item, key) not in (None, "", {}, [{}]) for key in settings):
+        given = [key for key in settings if key in item.model_fields_set]
         raise UserError(f"method {item.name} must stand alone, it is a reference, got {', '.join(given)}; leave it out")
+    stop = check_stop(item.stop, item.name) if item.stop is not None else None
     resolve(entry.hparams, item.hparams, item.name)
     search_space(entry.hparams, item.hparams, item.space, item.name)
     trainings = item.training
@@ -260,7 +266,7 @@ def _candidates(item: MethodItem) -> list[Candidate]:
         fixed = {**item.hparams, **point}
         resolve(entry.hparams, fixed, item.name)
         candidates.append(
-            Candidate(item.name, ", ".join(parts), fixed, item.space, _training(entry.training, training))
+            Candidate(item.name, ", ".join(parts), fixed, item.space, _training(entry.training, training), stop)
         )
     return candidates
 

@@ -203,6 +203,7 @@ class Plan:
             phase=phase,
             training=line.candidate.training,
             variant=variant,
+            stop=line.candidate.stop,
         )
 
 

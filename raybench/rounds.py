@@ -42,8 +42,10 @@ class Search:
         cell = self.cell.identity
         del cell["train_seed"]
         grid_size = self.plan.trials if self.plan.sampler == "grid" else None
+        rule = {} if self.candidate.stop is None else {"stop": self.candidate.stop}
         return content_hash(
-            {
+            rule
+            | {
                 "protocol": PROTOCOL,
                 "cell": cell,
                 "method": [self.candidate.method, self.method_version],

@@ -118,6 +118,7 @@ def prepare(
         evaluate_seed=experiment.evaluate_seed,
         keep=experiment.keep,
         use_once=options.use_once,
+        curves=experiment.curves,
         time_limit_s=experiment.time_limit_s,
         git_commit=git_commit(),
     )

@@ -68,4 +68,5 @@ class SerialExecutor:
     def _run(self, request: Request) -> Row:
         row = run_trial(request.spec, request.context, self._shop)
         self._store.append([row])
+        row.pop("series", None)
         return row

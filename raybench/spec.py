@@ -77,7 +77,7 @@ class Training:
 @dataclass(frozen=True)
 class TrialSpec:
     """One method, one setting, one problem, one unlearn seed. ``variant`` counts in finals only, where two
-    lines of one spec may ask for the same setting."""
+    lines of one spec may ask for the same setting. ``stop`` is the stopping rule, see ``raybench.stopping``."""
 
     problem: ProblemSpec
     method: str
@@ -88,15 +88,18 @@ class TrialSpec:
     training: Training = field(default_factory=Training)
     variant: str = ""
     protocol: str = PROTOCOL
+    stop: Mapping[str, Any] | None = None
 
     @cached_property
     def trial_id(self) -> str:
         """Content hash: the identity of the row this trial leaves."""
-        return content_hash(canonical(self) | {"problem": self.problem.identity})
+        return content_hash(self.to_dict() | {"problem": self.problem.identity})
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Plain JSON types; no ``stop`` where there is no rule, so that such trials keep their ids."""
         plain: dict[str, Any] = canonical(self)
+        if self.stop is None:
+            del plain["stop"]
         return plain
 
     @classmethod

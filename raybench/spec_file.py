@@ -86,6 +86,7 @@ class MethodItem(Strict):
     hparams: dict[str, Any] = Field(default_factory=dict)
     space: dict[str, Any] = Field(default_factory=dict)
     sweep: dict[str, list[Any]] = Field(default_factory=dict)
+    stop: dict[str, Any] | None = None
     training: Annotated[list[dict[str, Any]], BeforeValidator(_mapping_list)] = Field(default=[{}], min_length=1)
 
     @model_validator(mode="before")
@@ -116,6 +117,7 @@ class SpecFile(Strict):
     time_limit: Real | None = Field(default=None, gt=0)
     timing: Literal["shared", "exclusive"] = "shared"
     keep: list[Literal["outputs", "weights"]] = ["outputs"]
+    curves: bool = True
 
 
 _PARTS: dict[str, type[Strict]] = {

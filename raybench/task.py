@@ -30,6 +30,14 @@ class UndeclaredAccess(Exception):
     """A method asked for data or a resource that its registration does not declare."""
 
 
+class Stop(Exception):
+    """The spec's stopping rule is met: ``model`` is the unlearned model. Methods let it pass."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__("the stopping rule is met")
+        self.model = model
+
+
 class Once(Protocol):
     """Where ``UnlearningTask.once`` keeps values (see ``raybench.references``)."""
 
@@ -51,10 +59,12 @@ class Facts:
 
 @dataclass
 class Reported:
-    """What a method states itself: scalars become columns ``reported_<name>``, tensors files."""
+    """What a method states itself: scalars become columns ``reported_<name>``, tensors and images files."""
 
     scalars: dict[str, float] = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)
+    images: dict[str, Tensor] = field(default_factory=dict)
+    stop_reason: str | None = None
 
 
 class UnlearningTask:
@@ -86,6 +96,7 @@ class UnlearningTask:
         once: Once,
         artefacts: Tensors | None = None,
         on_checkpoint: Callable[[nn.Module, int, Mapping[str, float]], None] | None = None,
+        stop: Callable[[nn.Module], bool] | None = None,
         loss: Loss = cross_entropy,
         resources: Path | None = None,
     ) -> None:
@@ -107,6 +118,7 @@ class UnlearningTask:
         self._pixels = pixels
         self._once = once
         self._on_checkpoint = on_checkpoint
+        self._stop = stop
         self._loss = loss
         self._resources = resources
 
@@ -157,19 +169,35 @@ class UnlearningTask:
         return self._once(name, compute, inputs)
 
     def checkpoint(self, model: nn.Module, step: int, **scalars: float) -> None:
-        """Offer the model of this step to the harness, off the clock. May raise ``TimeLimit``: let it pass."""
+        """Offer the model of step ``step`` (from 1) to the harness, which may draw curves there (``scalars`` too).
+
+        Curves are off the clock; what the spec's stopping rule has to look at is charged. May raise ``Stop`` (then
+        ``model`` is the result) or ``TimeLimit``: let both pass.
+        """
         self._clock.tick()
+        modes = {module: module.training for module in model.modules()}
         if self._on_checkpoint is not None:
             with self._clock.paused(), self._passes.paused(), torch.random.fork_rng(devices=[]):
-                modes = {module: module.training for module in model.modules()}
                 self._on_checkpoint(model, step, scalars)
-                for module, training in modes.items():  # a frozen batch norm in a training model stays frozen
-                    module.training = training
+        met = self._stop is not None and self._stop(model)
+        for module, training in modes.items():  # a frozen batch norm in a training model stays frozen
+            module.training = training
+        if met:
+            raise Stop(model)
 
-    def report(self, scalars: Mapping[str, float] | None = None, tensors: Tensors | None = None) -> None:
-        """Keep what the method itself states: numbers in the row, tensors in ``artifacts/``."""
+    def report(
+        self,
+        scalars: Mapping[str, float] | None = None,
+        tensors: Tensors | None = None,
+        images: Tensors | None = None,
+        stop_reason: str | None = None,
+    ) -> None:
+        """Keep what the method itself states: numbers and ``stop_reason`` (one word) in the row, in ``artifacts/``
+        tensors, and ``images`` (name -> pixels [n, c, h, w] in [0, 1], 1 or 3 channels) as PNG grids."""
         self.reported.scalars.update({k: float(v) for k, v in (scalars or {}).items()})
-        self.reported.tensors.update({k: v.detach().cpu().clone() for k, v in (tensors or {}).items()})
+        for given, kept in ((tensors, self.reported.tensors), (images, self.reported.images)):
+            kept.update({k: v.detach().cpu().clone() for k, v in (given or {}).items()})
+        self.reported.stop_reason = stop_reason or self.reported.stop_reason
 
     def resource(self, name: str) -> Path:
         """A read-only file shipped with the method."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import math
 import os
 import platform
 import time
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 
 from raybench.content_store import state_of
 from raybench.evaluation import measure, outputs_of, pack, splits_for
+from raybench.observer import Observer
 from raybench.once import SharedOnce
 from raybench.outputs import MetricContext, Outputs
 from raybench.passes import Clock, PassCounter, TimeLimit, warm_up
@@ -32,8 +34,9 @@ from raybench.references import Reference, first_images
 from raybench.registry import METHODS, MethodEntry
 from raybench.seeding import seeded_globals, to_json, torch_generator
 from raybench.space import resolve
-from raybench.spec import REFERENCE, SEARCH, TrialSpec
-from raybench.task import UnlearningTask
+from raybench.spec import FINAL, REFERENCE, SEARCH, TrialSpec
+from raybench.stopping import MAX_STEPS, TARGET, stopping_rule
+from raybench.task import Stop, UnlearningTask
 from raybench.training import make_recipe
 from raybench.version import PACKAGE, __version__
 from raybench.workshop import Workshop, WrongDevice
@@ -64,7 +67,8 @@ class _Run:
 
 
 def run_trial(spec: TrialSpec, context: Mapping[str, Any], shop: Workshop) -> dict[str, Any]:
-    """Run one trial and return its row (a plain dict in the schema of ``raybench.leaderboard``).
+    """Run one trial and return its row (a plain dict in the schema of ``raybench.leaderboard``; ``series`` in it are
+    the points of its curves, which ``ResultStore.append`` keeps in a table of their own).
 
     ``context`` are columns that the plan knows (experiment, variant, selected_on, ...). An exception of the method
     becomes a ``failed`` row with its reason; only ``WrongDevice``, ``UserError`` about the data (absent, or another
@@ -123,7 +127,7 @@ def _identity(spec: TrialSpec, context: Mapping[str, Any], shop: Workshop) -> di
         "unlearn_seed": spec.unlearn_seed,
         "evaluate_seed": settings.evaluate_seed,
         "hparams": to_json(spec.hparams),
-        "spec": to_json(spec),
+        "spec": to_json(spec.to_dict()),
         "status": "ok",
         "threads": problem.threads,
         "raybench_version": __version__,
@@ -169,7 +173,9 @@ def _method(run: _Run) -> None:
     limit = shop.settings.time_limit_s or max(MIN_TIME_LIMIT_S, RETRAIN_TIMES * retrained.record["train_s"])
     clock = Clock(device, limit)
     passes = PassCounter(original.model, problem.facts.input_shape)
-    task = _task(run, entry, clock, passes)
+    curves = shop.settings.curves and spec.phase == FINAL
+    observer = Observer(spec.trial_id, problem.splits, clock.elapsed) if curves else None
+    task = _task(run, entry, clock, passes, observer)
     warm_up(original.model, first_images(problem))
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -181,8 +187,11 @@ def _method(run: _Run) -> None:
         with seeded_globals(spec.unlearn_seed + 1):  # dropout and initialisers can draw from the global state only
             result = entry.fn(task, hparams)
         clock.stop()
-    except TimeLimit as stop:
-        run.row |= {"status": "timeout", "reason": str(stop)}
+    except Stop as stop:
+        result = stop.model
+        run.row["stop_reason"] = TARGET
+    except TimeLimit as limit_passed:
+        run.row |= {"status": "timeout", "reason": str(limit_passed)}
     except torch.OutOfMemoryError as error:
         run.row |= {"status": "failed", "reason": f"out of memory: {str(error).splitlines()[0]}"}
     finally:
@@ -191,19 +200,30 @@ def _method(run: _Run) -> None:
         peak = clock.peak_memory if device.type == "cuda" else None
         cost = {"wall_s": clock.wall_s, "cpu_s": clock.cpu_s, "forward": passes.forward, "backward": passes.backward}
         _cost(run, cost, shared_s=clock.shared_s, peak=peak)
+        if observer is not None:
+            run.row["series"] = observer.points
     if run.row["status"] == "ok":
         if not callable(result):
             raise TypeError(f"method {spec.method} must return a model, got {type(result).__name__}")
         run.row["reported"] = to_json(task.reported.scalars) if task.reported.scalars else None
+        run.row.setdefault("stop_reason", task.reported.stop_reason or (MAX_STEPS if spec.stop is not None else None))
         _keep(run, "reported", task.reported.tensors)
+        _keep_images(run, task.reported.images)
         with passes.paused():
             _look(run, entry, result)
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
-def _task(run: _Run, entry: MethodEntry, clock: Clock, passes: PassCounter) -> UnlearningTask:
+def _task(
+    run: _Run, entry: MethodEntry, clock: Clock, passes: PassCounter, observer: Observer | None
+) -> UnlearningTask:
     spec, problem, shop = run.spec, run.problem, run.shop
+    stop = None
+    if spec.stop is not None:
+        retrained = shop.references.outputs
+        forget = problem.splits["forget"]
+        stop = stopping_rule(spec.stop, forget, lambda: retrained(problem, run.retrained)["forget"])
     device = problem.splits["train"].images.device
     generator = torch_generator("unlearn", spec.method, spec.unlearn_seed, spec.problem.train_seed, device=device)
     once = SharedOnce(
@@ -236,6 +256,8 @@ def _task(run: _Run, entry: MethodEntry, clock: Clock, passes: PassCounter) -> U
         passes=passes,
         once=once,
         artefacts=run.original.artefacts,
+        on_checkpoint=observer,
+        stop=stop,
         resources=PACKAGE / "resources" / spec.method,
     )
 
@@ -321,11 +343,32 @@ def _keep(run: _Run, name: str, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors of this trial under ``artifacts/<trial id>/``, by an atomic replace."""
     if not tensors or run.shop.settings.artifacts is None or run.spec.phase == SEARCH:
         return
+    kept = {k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}
+    _write(run, f"{name}.safetensors", lambda path: save_file(kept, path))
+
+
+def _keep_images(run: _Run, images: Mapping[str, Tensor]) -> None:
+    """Write image grids of this trial, one PNG per name."""
+    if not images or run.shop.settings.artifacts is None or run.spec.phase == SEARCH:
+        return
+    from torchvision.utils import save_image  # slow to import, and few methods make images
+
+    for name, pixels in images.items():
+        columns = math.ceil(math.sqrt(len(pixels)))
+
+        def save(path: Path, pixels: Tensor = pixels, columns: int = columns) -> None:
+            save_image(pixels.float().clamp(0.0, 1.0), path, format="png", nrow=columns, padding=1)
+
+        _write(run, f"{name}.png", save)
+
+
+def _write(run: _Run, name: str, save: Callable[[Path], None]) -> None:
+    assert run.shop.settings.artifacts is not None
     folder = Path(run.shop.settings.artifacts) / run.spec.trial_id
     folder.mkdir(parents=True, exist_ok=True)
     scratch = folder / f".{name}.{os.getpid()}"
-    save_file({k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}, scratch)
-    os.replace(scratch, folder / f"{name}.safetensors")
+    save(scratch)
+    os.replace(scratch, folder / name)
 
 
 def _reason(error: Exception) -> str:

@@ -38,6 +38,7 @@ class Settings:
     evaluate_seed: int = 0
     keep: tuple[str, ...] = ("outputs",)
     use_once: bool = True
+    curves: bool = True
     time_limit_s: float | None = None
     git_commit: str = ""
 

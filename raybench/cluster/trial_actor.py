@@ -62,6 +62,7 @@ class TrialRunner:
         except WrongDevice as wrong:
             return Outcome(None, str(wrong))
         wait_for(self._kit.aggregator.append.remote([row]))
+        row.pop("series", None)  # on storage by now; the driver needs the row only
         if torch.cuda.is_initialized():
             self._tidy()
         return Outcome(row)

@@ -35,5 +35,7 @@ def mnist(
 
     x_train, y_train, x_test, y_test = load_idx(MNIST, "mnist", root, download)
     names = tuple(str(digit) for digit in range(10))
-    raw = RawData("mnist", x_train, y_train, x_test, y_test, 10, *((MEAN, STD) if normalise else PLAIN), class_names=names)
+    raw = RawData(
+        "mnist", x_train, y_train, x_test, y_test, 10, *((MEAN, STD) if normalise else PLAIN), class_names=names
+    )
     return limit(raw, train_size, test_size)

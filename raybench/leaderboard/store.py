@@ -71,8 +71,13 @@ class ResultStore:
     # Writing
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Keep ``rows``; when this returns they survive a power cut. Repeats of (trial_id, attempt) are dropped."""
-        checked = [check_row(row, self._schema) for row in rows]
+        """Keep ``rows``; when this returns they survive a power cut. Repeats of (trial_id, attempt) are dropped.
+
+        A row may carry ``series``, the points of its curves: they are kept first, so a row is never without them.
+        """
+        given = list(rows)
+        checked = [check_row({k: v for k, v in row.items() if k != "series"}, self._schema) for row in given]
+        self.append_series(point for row in given for point in row.get("series") or ())
         with self._lock:
             seen = self._index()
             fresh: dict[tuple[str, int], dict[str, Any]] = {}

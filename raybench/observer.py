@@ -1,0 +1,48 @@
+"""What the harness looks at while a method runs: curves of accuracy at its checkpoints, off the clock.
+
+A curve is for people: no search, selection or method ever sees it. Each point is the accuracy on the first
+``CURVE_SAMPLES`` of a fixed random order of the split, so that a curve costs the same on any dataset.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from raybench.data import Split
+from raybench.evaluation import outputs_of
+from raybench.seeding import torch_generator
+
+CURVE_SAMPLES = 1000
+CURVE_SPLITS = ("retain", "forget", "test", "test_forgotten")
+
+
+class Observer:
+    """Draws the curves of one trial. ``points`` are records of the series table."""
+
+    def __init__(self, trial_id: str, splits: Mapping[str, Split], elapsed: Callable[[], float]) -> None:
+        self._trial_id = trial_id
+        self._elapsed = elapsed
+        self._splits = {name: _sample(splits[name]) for name in CURVE_SPLITS if name in splits and len(splits[name])}
+        self.points: list[dict[str, Any]] = []
+
+    def __call__(self, model: nn.Module, step: int, scalars: Mapping[str, float]) -> None:
+        """A checkpoint: accuracy per split as ``<split>_accuracy``, scalars as ``reported_<name>``."""
+        seconds = self._elapsed()
+        outputs = outputs_of(model, self._splits, self._splits)
+        values = {f"{name}_accuracy": float(outputs[name].correct.double().mean()) for name in outputs}
+        values |= {f"reported_{name}": float(value) for name, value in scalars.items()}
+        for name, value in values.items():
+            y = value if math.isfinite(value) else None
+            self.points.append({"trial_id": self._trial_id, "name": name, "step": step, "x": seconds, "y": y})
+
+
+def _sample(split: Split) -> Split:
+    if len(split) <= CURVE_SAMPLES:
+        return split
+    order = torch.randperm(len(split), generator=torch_generator("curve", len(split)))
+    return split.subset(order[:CURVE_SAMPLES].sort().values)
