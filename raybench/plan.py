@@ -187,6 +187,7 @@ class Plan:
             classes,
             kind,
             candidate.training.kind,
+            cell.model.options,
         )
         return entry.skip(facts, resolve(entry.hparams, candidate.fixed, entry.name))
 

@@ -126,6 +126,7 @@ def make_problem(spec: ProblemSpec, raw: RawData, device: torch.device) -> Probl
         input_shape=raw.input_shape,
         forget_classes=tuple(int(c) for c in request.forget_classes) if kind == CLASS else (),
         scenario_kind=kind,
+        model_options=spec.model.options,
     )
     train_digest = _digest(spec, train, request.labels, request.images)
     retain_digest = _digest(spec, train[~request.forget], *_kept(request))
@@ -166,7 +167,8 @@ def _resident(images: np.ndarray, device: torch.device, checksum: str | None, pa
 def facts_of(spec: ProblemSpec, raw: RawData, forget_classes: tuple[int, ...] = ()) -> Facts:
     """The facts that the plan needs to know which methods apply (no tensors are made)."""
     kind = SCENARIOS[spec.scenario.name].kind
-    return Facts(spec.dataset.label, spec.model.label, raw.num_classes, raw.input_shape, forget_classes, kind)
+    label, options = spec.model.label, spec.model.options
+    return Facts(spec.dataset.label, label, raw.num_classes, raw.input_shape, forget_classes, kind, model_options=options)
 
 
 def check_problem(spec: ProblemSpec, raw: RawData) -> Any:

@@ -55,6 +55,7 @@ class Facts:
     forget_classes: tuple[int, ...]
     scenario_kind: str  # CLASS or SAMPLE
     original_kind: str = "standard"
+    model_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass

@@ -21,6 +21,7 @@ from raybench.seeding import numpy_generator, torch_generator
 from raybench.space import resolve
 from raybench.task import Compute, Facts, Once, UnlearningTask
 from raybench.training import Recipe, Trained, TrainingJob, train_standard
+from raybench.version import PACKAGE
 
 RECIPE = Recipe(epochs=12, batch_size=32, lr=0.05, augment=False)
 
@@ -66,7 +67,10 @@ def make_bench(
     train, held_out = order[: samples * 5 // 6], order[samples * 5 // 6 :]
     forgotten = raw.y_train[train] == 0 if kind == CLASS else np.arange(len(train)) < len(train) // 5
     kept = held_out[raw.y_train[held_out] != 0] if kind == CLASS else held_out
-    facts = Facts("digits", model, raw.num_classes, raw.input_shape, (0,) if kind == CLASS else (), kind)
+    forgotten_classes = (0,) if kind == CLASS else ()
+    facts = Facts(
+        "digits", model, raw.num_classes, raw.input_shape, forgotten_classes, kind, model_options=dict(model_options)
+    )
     bench = Bench(Trained(nn.Identity()), {}, facts, pixels, model_options)
     split = functools.partial(images_to_split, images, labels, pixels=pixels)
     entry = TRAININGS[training] if training else None
@@ -132,6 +136,7 @@ def make_task(
         once=once or compute_anew,
         on_checkpoint=on_checkpoint,
         artefacts=bench.original.artefacts,
+        resources=PACKAGE / "resources" / method if method else None,
     )
 
 

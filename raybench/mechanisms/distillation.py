@@ -25,6 +25,50 @@ def kl_to_teacher(teacher: Tensor, student: Tensor, temperature: float = 1.0) ->
     return (target.exp() * (target - guess)).sum(dim=1)
 
 
+def kl_to_target(target: Tensor, student: Tensor) -> Tensor:
+    """KL(target || softmax of ``student``) per sample in nats, [n]; ``target`` [n, K] are probabilities, zeros too."""
+    divergence: Tensor = F.kl_div(F.log_softmax(student, dim=1), target, reduction="none").sum(dim=1)
+    return divergence
+
+
+def js_divergence(a: Tensor, b: Tensor, temperature: float = 1.0) -> Tensor:
+    """Jensen-Shannon divergence per sample in nats, [n], at most ln 2, of two sets of softened logits [n, K]."""
+    log_p, log_q = F.log_softmax(a / temperature, dim=1), F.log_softmax(b / temperature, dim=1)
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2.0)
+    return 0.5 * (log_p.exp() * (log_p - log_m) + log_q.exp() * (log_q - log_m)).sum(dim=1)
+
+
+def retain_softmax(logits: Tensor, forget_classes: Sequence[int]) -> Tensor:
+    """The softmax over the remaining classes, renormalised, [n, K]: exactly 0 at the forget classes."""
+    masked = logits.clone()
+    masked[:, list(forget_classes)] = -torch.inf
+    return masked.softmax(dim=1)
+
+
+def adversarial_without(teacher: Tensor, student: Tensor, forget_classes: Sequence[int]) -> Tensor:
+    """Per sample [n]: the sum over classes of t_k ln(t_k / s_k), the summands of the forget classes with their sign
+    turned. A generator that maximises it seeks disagreement on the remaining classes and shuns forget mass."""
+    log_t, log_s = F.log_softmax(teacher, dim=1), F.log_softmax(student, dim=1)
+    summands = log_t.exp() * (log_t - log_s)
+    sign = torch.ones(teacher.shape[1], device=teacher.device, dtype=teacher.dtype)
+    sign[list(forget_classes)] = -1.0
+    return (summands * sign).sum(dim=1)
+
+
+def move_forget_excess(logits: Tensor, forget_classes: Sequence[int], probability_cutoff: float) -> Tensor:
+    """Teacher's logits [n, K] with what they hold for the forget classes given to the others.
+
+    Where the softmax of a forget class c is above ``probability_cutoff``, its excess z_c - min_k z_k goes in equal
+    parts to the remaining classes and z_c becomes min_k z_k. Softmax and minimum are those of the logits given.
+    """
+    forget = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
+    forget[list(forget_classes)] = True
+    over = (logits.softmax(dim=1) > probability_cutoff) & forget
+    excess = torch.where(over, logits - logits.amin(dim=1, keepdim=True), 0.0)
+    share = excess.sum(dim=1, keepdim=True) / (~forget).sum()
+    return logits - excess + torch.where(forget, 0.0, share)
+
+
 def entropy(logits: Tensor) -> Tensor:
     """Entropy of the softmax per sample in nats, [n], from logits [n, K]; at most ln K."""
     log_p = F.log_softmax(logits, dim=1)
@@ -94,6 +138,7 @@ class ProxyRule:
     Attributes:
         kept, kept_step, kept_accuracy: the student chosen so far, when it was offered, and how often it recognised
             the proxies of its worst forget class.
+        accuracy: the same of the student offered last.
     """
 
     images: Tensor
@@ -103,6 +148,7 @@ class ProxyRule:
     kept: nn.Module | None = field(default=None, init=False)
     kept_step: int = field(default=0, init=False)
     kept_accuracy: float = field(default=math.nan, init=False)
+    accuracy: float = field(default=math.nan, init=False)
     _kept_excess: float = field(default=math.inf, init=False)
     _violations: int = field(default=0, init=False)
 
@@ -112,15 +158,15 @@ class ProxyRule:
         there. True when training should stop."""
         hits = student(self.images).argmax(dim=1) == self.labels
         chance = 1.0 / self.num_classes
-        excess = accuracy = 0.0
+        excess = self.accuracy = 0.0
         for label in self.labels.unique():
             mine = hits[self.labels == label].double()
             bound = chance + 2.0 * math.sqrt(chance * (1.0 - chance) / len(mine))
             excess = max(excess, float(mine.mean()) - bound)
-            accuracy = max(accuracy, float(mine.mean()))
+            self.accuracy = max(self.accuracy, float(mine.mean()))
         if self._beats_kept(student, excess, images, teacher.argmax(dim=1)):
             self.kept, self.kept_step = copy.deepcopy(student), step
-            self.kept_accuracy, self._kept_excess = accuracy, excess
+            self.kept_accuracy, self._kept_excess = self.accuracy, excess
         self._violations = self._violations + 1 if excess > 0.0 else 0
         return self._violations >= self.patience
 

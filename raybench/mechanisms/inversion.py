@@ -7,13 +7,19 @@ the network has batch norm, agreement of the batch statistics with the stored on
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from raybench.registry import MODELS
+from raybench.seeding import seeded_globals
+from raybench.task import Facts, UnlearningTask
+
+Penalty = Callable[[Tensor, Tensor], Tensor]  # (images as shown to the model, its logits) -> zero dimensional
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -25,8 +31,16 @@ class Inversion:
     """Adam steps on the pixels (the paper takes 2 000)."""
     lr: float = 0.1
     """Step size on normalised pixels."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Of Adam."""
+    warmup: int = 0
+    """Steps over which the step size rises linearly."""
+    cosine: bool = False
+    """Let the step size fall to zero along half a cosine, after the warm-up."""
     total_variation: float = 1e-3
     """Weight of ``total_variation``."""
+    total_variation_l1: float = 0.0
+    """Weight of ``total_variation_l1``."""
     l2: float = 0.0
     """Weight of the mean norm of an image."""
     statistics: float = 10.0
@@ -35,17 +49,28 @@ class Inversion:
     """Factor of the first batch norm in ``statistics_distance``."""
     jitter: int = 2
     """Largest roll, in pixels, of the batch before each step."""
+    flip: bool = False
+    """Mirror the batch, left to right, before every other step on average."""
+    keep_best: bool = False
+    """Give back the images of the step with the lowest loss rather than the last ones."""
+
+    def lr_at(self, step: int) -> float:
+        """Step size of step ``step`` (from 0)."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        if not self.cosine:
+            return self.lr
+        return self.lr * 0.5 * (1.0 + math.cos(math.pi * (step - self.warmup) / max(1, self.steps - self.warmup)))
 
 
 def total_variation(images: Tensor) -> Tensor:
     """Sum of the norms of four shifted differences of the whole batch [n, c, h, w]: right, down, both diagonals."""
-    differences = (
-        images[:, :, :, :-1] - images[:, :, :, 1:],
-        images[:, :, :-1, :] - images[:, :, 1:, :],
-        images[:, :, 1:, :-1] - images[:, :, :-1, 1:],
-        images[:, :, :-1, :-1] - images[:, :, 1:, 1:],
-    )
-    return torch.stack([_norm(d) for d in differences]).sum()
+    return torch.stack([_norm(d) for d in _differences(images)]).sum()
+
+
+def total_variation_l1(images: Tensor) -> Tensor:
+    """Sum of the mean absolute values of the same differences."""
+    return torch.stack([d.abs().mean() for d in _differences(images)]).sum()
 
 
 @contextlib.contextmanager
@@ -88,37 +113,98 @@ def invert(
     generator: torch.Generator,
     settings: Inversion,
     bounds: tuple[Tensor, Tensor] | None = None,
+    penalty: Penalty | None = None,
 ) -> Tensor:
     """Images [n, *input_shape] that ``model`` takes for ``labels`` [n].
 
     Starts from N(0, 1) drawn from ``generator``. ``bounds`` (lowest and highest normalised values, broadcastable)
-    keep the pixels in the range of images. The model is used in evaluation mode with its weights frozen and is
-    handed back as it was.
+    keep the pixels in the range of images; ``penalty`` is one more term of the loss. The model is used in evaluation
+    mode with its weights frozen and is handed back as it was.
     """
     images = torch.randn(len(labels), *input_shape, generator=generator, device=labels.device).requires_grad_(True)
-    optimiser = torch.optim.Adam([images], lr=settings.lr)
-    with _frozen(model):
-        for _ in range(settings.steps):
-            reach = settings.jitter
-            rolls = torch.randint(-reach, reach + 1, (2,), generator=generator, device=generator.device).tolist()
-            shifted = images.roll(rolls, dims=(2, 3))
-            with recorded_norm_inputs(model) as met:
-                loss = F.cross_entropy(model(shifted), labels)
-            loss = loss + settings.total_variation * total_variation(shifted)
-            if settings.l2:
-                loss = loss + settings.l2 * shifted.flatten(1).norm(dim=1).mean()
-            if settings.statistics and met:
-                loss = loss + settings.statistics * statistics_distance(met, settings.first_multiplier)
+    optimiser = torch.optim.Adam([images], lr=settings.lr, betas=settings.betas)
+    best, lowest = images.detach().clone(), math.inf
+    with frozen(model):
+        for step in range(settings.steps):
+            shown = _moved(images, generator, settings)
+            loss = _inversion_loss(model, shown, labels, settings, penalty)
             (images.grad,) = torch.autograd.grad(loss, [images])
+            if settings.keep_best and loss.item() < lowest:
+                best, lowest = images.detach().clone(), loss.item()
+            for group in optimiser.param_groups:
+                group["lr"] = settings.lr_at(step)
             optimiser.step()
             if bounds is not None:
                 with torch.no_grad():
                     images.clamp_(*bounds)
-    return images.detach()
+    if settings.keep_best and bounds is not None:
+        best.clamp_(*bounds)  # the first images, drawn without bounds, may have been the best
+    return best if settings.keep_best else images.detach()
+
+
+def pixel_bounds(task: UnlearningTask) -> tuple[Tensor, Tensor]:
+    """The normalised values of black and of white, [1, c, 1, 1] each: ``bounds`` of ``invert``."""
+    shape = (1, task.input_shape[0], 1, 1)
+    black, white = (task.from_pixels(torch.full(shape, value, device=task.device)) for value in (0.0, 1.0))
+    return black, white
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    """Whether some batch norm of ``model`` keeps running statistics."""
+    return any(isinstance(m, NORMS) and m.running_mean is not None for m in model.modules())
+
+
+def no_statistics(facts: Facts) -> str | None:
+    """Why batch statistics cannot be matched on this problem's model, or None: the ``skip`` of methods that do.
+
+    The registered model is built without memory to see. A model that is not registered (somebody's own) passes.
+    """
+    name = facts.model.partition("(")[0]
+    if name not in MODELS:
+        return None
+    family = {"family": name.split(":", 1)[1]} if ":" in name else {}
+    with torch.device("meta"), seeded_globals(0):
+        model = MODELS[name].fn(facts.num_classes, facts.input_shape, **family, **facts.model_options)
+    return None if has_batch_norm(model) else f"{facts.model} has no batch norm with statistics to match"
+
+
+def _moved(images: Tensor, generator: torch.Generator, settings: Inversion) -> Tensor:
+    """The batch rolled and mirrored at random."""
+    reach = settings.jitter
+    rolls = torch.randint(-reach, reach + 1, (2,), generator=generator, device=generator.device).tolist()
+    shown = images.roll(rolls, dims=(2, 3))
+    if settings.flip and float(torch.rand((), generator=generator, device=generator.device)) < 0.5:
+        shown = shown.flip(3)
+    return shown
+
+
+def _inversion_loss(
+    model: nn.Module, shown: Tensor, labels: Tensor, settings: Inversion, penalty: Penalty | None
+) -> Tensor:
+    with recorded_norm_inputs(model) as met:
+        logits = model(shown)
+    loss = F.cross_entropy(logits, labels) + settings.total_variation * total_variation(shown)
+    if settings.total_variation_l1:
+        loss = loss + settings.total_variation_l1 * total_variation_l1(shown)
+    if settings.l2:
+        loss = loss + settings.l2 * shown.flatten(1).norm(dim=1).mean()
+    if settings.statistics and met:
+        loss = loss + settings.statistics * statistics_distance(met, settings.first_multiplier)
+    return loss if penalty is None else loss + penalty(shown, logits)
+
+
+def _differences(images: Tensor) -> tuple[Tensor, ...]:
+    return (
+        images[:, :, :, :-1] - images[:, :, :, 1:],
+        images[:, :, :-1, :] - images[:, :, 1:, :],
+        images[:, :, 1:, :-1] - images[:, :, :-1, 1:],
+        images[:, :, :-1, :-1] - images[:, :, 1:, 1:],
+    )
 
 
 @contextlib.contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Inside, ``model`` is in evaluation mode and its weights need no gradient; then all is as it was."""
     training = {module: module.training for module in model.modules()}
     required = [(p, p.requires_grad) for p in model.parameters()]
     model.eval().requires_grad_(False)

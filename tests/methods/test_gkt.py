@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from raybench.mechanisms.distillation import run_with_stages
-from raybench.methods.gkt import GktHparams, _Transfer
+from raybench.methods.gkt import GktHparams, _GatedTransfer
 from raybench.seeding import canonical
 from raybench.testing import make_bench, make_task, run_method
 
@@ -19,7 +19,7 @@ def accuracy(model, split):
 
 def transfer(model="lenet5", **overrides):
     task = make_task("gkt", model=model, samples=300)
-    return _Transfer(task, GktHparams(**{"batch_size": 32, "generator_width": 4, "latent_dim": 8, **overrides}))
+    return _GatedTransfer(task, GktHparams(**{"batch_size": 32, "generator_width": 4, "latent_dim": 8, **overrides}))
 
 
 def test_learns_the_remaining_classes_and_not_the_forgotten_one_without_data():
@@ -75,7 +75,7 @@ def test_student_loss_is_kl_plus_attention_in_official_units():
         loop.student.eval()
         loop._descend = lambda loss, module, adam, key=quirks: seen.__setitem__(key, loss.item())
         z = loop.generator.noise(32, loop.task.generator)
-        images, _ = loop._teach(z)
+        images = loop._teach(z).images
         with torch.no_grad():
             (t, teacher), (s, student) = run_with_stages(loop.teacher, images), run_with_stages(loop.student, images)
         kl = torch.nn.functional.kl_div(s.log_softmax(1), t.softmax(1), reduction="batchmean") / 10
@@ -93,7 +93,7 @@ def test_quirks_keep_batch_norm_in_evaluation_mode_and_halve_the_step_size():
     task = make_task("gkt", model="allcnn", samples=300, model_options=options)
     overrides = {"batch_size": 8, "generator_width": 4, "student_steps": 1, "attention": 0.0, "probability_cutoff": 1.0}
     for quirks in (True, False):
-        loop = _Transfer(task, GktHparams(official_quirks=quirks, **overrides))
+        loop = _GatedTransfer(task, GktHparams(official_quirks=quirks, **overrides))
         loop.round()
         means = [b for name, b in loop.student.named_buffers() if name.endswith("running_mean")]
         assert all(bool((m == 0).all()) for m in means) is quirks
@@ -101,7 +101,7 @@ def test_quirks_keep_batch_norm_in_evaluation_mode_and_halve_the_step_size():
             loop.rounds = rounds
             loop.round()
             expected = 1e-3 * 0.5**halvings if quirks else 1e-3
-            assert loop.generator_adam.param_groups[0]["lr"] == pytest.approx(expected)
+            assert loop.generator_optimiser.param_groups[0]["lr"] == pytest.approx(expected)
 
 
 def test_teacher_is_left_alone_and_nothing_goes_back_through_it_in_student_steps():
@@ -133,7 +133,7 @@ def test_gate_covers_all_forget_classes():
     task._once = lambda name, compute, inputs: asked.setdefault(name, once(name, compute, inputs))
     run_method("gkt", task)
     assert asked["proxies"]["value"].shape == (16, 1, 28, 28)  # tiny: 8 a class
-    loop = _Transfer(task, GktHparams(batch_size=64, generator_width=4))
+    loop = _GatedTransfer(task, GktHparams(batch_size=64, generator_width=4))
     answers = torch.zeros(3, 10)
     answers[0, 3], answers[1, 0], answers[2, 5] = 12.0, 12.0, 12.0
     assert loop._gate(answers).tolist() == [False, False, True]
