@@ -69,7 +69,15 @@ def searched(cls: type) -> Mapping[str, Searched]:
 
 @functools.cache
 def field_docs(cls: type) -> Mapping[str, str]:
-    """Field name -> the docstring under the field."""
+    """Field name -> the docstring under the field, in the class itself or in the one that it extends."""
+    docs: dict[str, str] = {}
+    for owner in reversed(cls.__mro__):
+        if dataclasses.is_dataclass(owner):
+            docs.update(_own_field_docs(owner))
+    return docs
+
+
+def _own_field_docs(cls: type) -> dict[str, str]:
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
     docs: dict[str, str] = {}
     statements = body.body if isinstance(body, ast.ClassDef) else []

@@ -71,6 +71,20 @@ def test_marks_and_docs() -> None:
     }
 
 
+@dataclass(frozen=True)
+class MoreHparams(Hparams):
+    steps: Annotated[int, nuisance(STEPS)] = 2
+    """How long, here."""
+    extra: bool = False
+    """Besides."""
+
+
+def test_a_class_that_extends_another_has_its_fields_ranges_and_docs() -> None:
+    assert list(searched(MoreHparams)) == list(searched(Hparams))
+    own = {"steps": "How long, here.", "extra": "Besides."}
+    assert field_docs(MoreHparams) == field_docs(Hparams) | own
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

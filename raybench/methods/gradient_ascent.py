@@ -49,7 +49,13 @@ def gradient_ascent(task: UnlearningTask, hp: GradientAscentHparams) -> nn.Modul
     """w <- w + lr * gradient of the mean loss on D_f, by batches (Thudi et al. 2022; NegGrad of arXiv:1911.04933).
 
     The loss may grow without bound; a model that is no longer finite is the harness's status ``diverged``.
+    Batch norm stays in evaluation mode, its buffers are read only (``eval_mode: false`` lets them move).
     Cost: epochs x |D_f| sample passes.
+
+    Deviations:
+        - evaluation mode by default; the first code trained in train mode, which moves the statistics of batch norm
+          to those of D_f, so that two effects are mixed.
+        - learning rate and epochs are those of the l1-sparse paper's code (arXiv:2304.04934), searched over a range.
     """
     model = task.model
     recipe = dataclasses.replace(

@@ -7,7 +7,6 @@ squared and summed) the equation holds: unsquared sums over the retained classes
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -15,12 +14,12 @@ import torch
 from optuna.distributions import FloatDistribution
 from torch import Tensor, nn
 
+from raybench.mechanisms.fisher_step import class_scores, mean_squares, perturbation, step_by_better_sign
 from raybench.registry import CLASS, METHODS
 from raybench.space import scientific
 from raybench.task import UnlearningTask
 from raybench.training import Trained, TrainingJob, train_standard
 
-OFFSET = 1e-16  # added to both sums of squares before they are divided by the numbers of classes
 CODES_A_PASS = 256
 
 
@@ -102,10 +101,24 @@ def mnemonic(task: UnlearningTask, hp: MnemonicHparams) -> nn.Module:
 
     eta = f_F / f_R (Equation 6) with the class means of squared gradients at the codes, alpha per tensor
     (Equation 7), one sign for the whole network: that with the larger A_R + E_F on the codes; equal means minus.
-    Batch-norm buffers stay. Reports ``code_a_r``, ``code_e_f``, ``sign`` and ``largest_change``.
-    Cost: K sample passes and 2 K forward passes; no data.
+    Gradients are taken in evaluation mode; batch-norm buffers are read and stay. Reports ``code_a_r``, ``code_e_f``,
+    ``sign`` and ``largest_change``. Codes that are not one per class of the problem's shape raise ``ValueError``.
+    Cost: K sample passes and 2 K forward passes; no data. The training with codes costs what a standard one does.
+
+    Deviations:
+        - gradients are squared class by class before they are summed, as Equation 6 and the official code have it;
+          the printed Algorithm 2 sums them unsquared, so that those of the retained classes would cancel.
+        - codes are uniform on [0, 1] unless ``code_dist`` is normal: the text says standard normal, the official code
+          draws uniform ones, and the published lambda1 and lambda2 fit these.
+        - a "layer" of Equation 7 is one parameter tensor (kernels and shifts apart, scale and shift of a batch norm
+          too), as in the official code; the paper gives no list.
+        - 1e-16 is added to both sums before they are divided, and eta is 1 where 0 / 0 and the tensor's largest
+          finite value where it is infinite: the official code's rules, of which the paper says nothing.
+        - replacements are drawn from the seeded generator of the training; the official code's draws cannot be
+          repeated.
+        - lambda1, lambda2 and t_mix are chosen on validation data; the paper's criterion A_R + E_F is on test data.
     """
-    codes = task.artefacts["codes"]
+    codes = _codes(task)
     forget, retain = _code_gradients(task, codes)
     part: nn.Module = task.model.head if hp.last_layer_only else task.model  # type: ignore[assignment]
     chosen = {id(p) for p in part.parameters()}
@@ -114,40 +127,28 @@ def mnemonic(task: UnlearningTask, hp: MnemonicHparams) -> nn.Module:
         for name, p in task.model.named_parameters()
         if id(p) in chosen
     }
-    start = {name: p.detach().clone() for name, p in task.model.named_parameters()}
-    outcome = {}
-    for sign in (-1, 1):
-        _move(task.model, start, step, sign)
-        outcome[sign] = _code_scores(task.model, codes, task.forget_classes)
-    sign = 1 if sum(outcome[1]) > sum(outcome[-1]) else -1
-    _move(task.model, start, step, sign)
-    a_r, e_f = outcome[sign]
-    largest = max(float(change.abs().max()) for change in step.values())
-    task.report({"code_a_r": a_r, "code_e_f": e_f, "sign": sign, "largest_change": largest})
+
+    @torch.no_grad()
+    def scores(model: nn.Module) -> tuple[float, float]:
+        predicted = torch.cat([model(some).argmax(1) for some in codes.split(CODES_A_PASS)])
+        return class_scores(predicted, torch.arange(len(codes), device=codes.device), task.forget_classes)
+
+    found = step_by_better_sign(task.model, step, scores)
+    task.report({"code_a_r": found.a_r, "code_e_f": found.e_f, "sign": found.sign})
+    task.report({"largest_change": found.largest_change})
     return task.model
 
 
-def perturbation(forget: Tensor, retain: Tensor, lambda1: float, lambda2: float) -> Tensor:
-    """alpha eta of one tensor (Equations 6 and 7), float64, with alpha = min(lambda1, lambda2 / max eta).
-
-    ``forget`` and ``retain`` are f_F and f_R of the tensor. The ratio is taken in log space; where it is not a
-    number eta is 1, and where it is infinite eta is the tensor's largest finite one.
-    """
-    log_ratio = forget.double().log() - retain.double().log()
-    log_ratio = torch.where(log_ratio.isnan(), 0.0, log_ratio)
-    largest = log_ratio[log_ratio < torch.inf].max() if bool((log_ratio < torch.inf).any()) else log_ratio.new_zeros(())
-    eta = log_ratio.clamp(max=largest).exp()
-    return torch.clamp(lambda2 / eta.max(), max=lambda1) * eta
-
-
-def mean_squares(gradients: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """(sum of squares + 1e-16) / number of gradients, per parameter: f_F or f_R from the gradients of its classes."""
-    total: dict[str, Tensor] = {}
-    count = 0
-    for count, gradient in enumerate(gradients, start=1):  # noqa: B007, the last count is what divides
-        for name, value in gradient.items():
-            total[name] = total.get(name, torch.full_like(value, OFFSET)) + value.square()
-    return {name: value / count for name, value in total.items()}
+def _codes(task: UnlearningTask) -> Tensor:
+    """The codes [K, C, H, W] that the own training left; ``ValueError`` where they are not this problem's."""
+    codes, expected = task.artefacts.get("codes"), (task.num_classes, *task.input_shape)
+    if codes is None or tuple(codes.shape) != expected:
+        got = "none" if codes is None else f"codes of shape {tuple(codes.shape)}"
+        raise ValueError(
+            f"mnemonic must get one code per class of shape {expected} from the training of the original, got {got}; "
+            "train the original of this dataset and model with codes"
+        )
+    return codes
 
 
 def _code_gradients(task: UnlearningTask, codes: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -169,20 +170,3 @@ def _code_gradients(task: UnlearningTask, codes: Tensor) -> tuple[dict[str, Tens
     both = task.once("code_gradients", compute)
     names = [name for name, _ in model.named_parameters()]
     return {name: both[f"forget/{name}"] for name in names}, {name: both[f"retain/{name}"] for name in names}
-
-
-@torch.no_grad()
-def _move(model: nn.Module, start: Mapping[str, Tensor], step: Mapping[str, Tensor], sign: int) -> None:
-    for name, p in model.named_parameters():
-        if name in step:
-            p.copy_(start[name] + sign * step[name])
-
-
-@torch.no_grad()
-def _code_scores(model: nn.Module, codes: Tensor, forget_classes: Sequence[int]) -> tuple[float, float]:
-    """(A_R, E_F) measured on the codes themselves."""
-    predicted = torch.cat([model(some).argmax(1) for some in codes.split(CODES_A_PASS)])
-    correct = predicted == torch.arange(len(codes), device=codes.device)
-    forgotten = torch.zeros_like(correct)
-    forgotten[list(forget_classes)] = True
-    return float(correct[~forgotten].double().mean()), 1.0 - float(correct[forgotten].double().mean())

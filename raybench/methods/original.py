@@ -10,5 +10,8 @@ from raybench.task import UnlearningTask
 
 @METHODS.register("original", label="Original", needs=set(), identity=True, reference=True)
 def original(task: UnlearningTask, hp: NoParameters) -> nn.Module:
-    """Return the original model as it is. Cost: nothing. No paper: a trivial baseline."""
+    """Return the original model as it is. Cost: nothing; batch-norm buffers stay. No paper: a trivial baseline.
+
+    Deviations: none.
+    """
     return task.model

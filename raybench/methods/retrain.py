@@ -14,7 +14,10 @@ def retrain(task: UnlearningTask, hp: NoParameters) -> nn.Module:
     """Train a new model on D_r by the recipe of the original (Bourtoule et al. 2021, arXiv:1912.03817, section 3).
 
     Same epochs, so fewer steps than the original where D_r is smaller; same K-way head in class scenarios; new
-    initial weights from the task's generator. Cost: recipe epochs x |D_r| sample passes.
+    initial weights from the task's generator; batch norm starts anew and trains. Cost: recipe epochs x |D_r| sample
+    passes.
+
+    Deviations: none.
     """
     model = task.new_model()
     fit(model, task.retain, task.recipe, loss=task.loss, after_epoch=lambda epoch: task.checkpoint(model, epoch))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import math
 from typing import Any
 
@@ -10,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from raybench.data import Pixels, Split
-from raybench.methods.mnemonic import MnemonicHparams, MnemonicTraining, mean_squares, mnemonic, perturbation
+from raybench.ledger import Ledger
+from raybench.methods.mnemonic import MnemonicHparams, MnemonicTraining, mnemonic
 from raybench.registry import DATASETS, FORGET, METHODS, RETAIN, TRAININGS, VALIDATION
 from raybench.task import Facts, UndeclaredAccess, UnlearningTask
 from raybench.testing import Bench, make_bench, make_task, run_method
@@ -60,35 +63,6 @@ def test_worked_case() -> None:
     assert task.reported.scalars["largest_change"] == pytest.approx(10.0)
     logits = model(codes)
     assert torch.equal(logits[:, 0], logits[:, 1])  # invisible to softmax: the signless limitation
-
-
-def test_squares_offsets_and_class_means() -> None:
-    gradients = [{"w": torch.tensor([3.0, 1.0, 0.0])}, {"w": torch.tensor([-3.0, 1.0, 0.0])}]
-    found = mean_squares(gradients)["w"]
-    torch.testing.assert_close(found, torch.tensor([9.0, 1.0, 5e-17]), rtol=1e-6, atol=0)  # signs do not cancel
-
-
-def test_scaling_the_forget_gradient_by_s_scales_eta_by_its_square() -> None:
-    draw = torch.Generator().manual_seed(0)
-    forget, retain = torch.rand(4, 5, generator=draw) + 0.1, torch.rand(4, 5, generator=draw) + 0.1
-
-    def eta(s: float) -> Tensor:
-        return perturbation(mean_squares([{"w": s * forget}])["w"], mean_squares([{"w": retain}])["w"], 1.0, math.inf)
-
-    torch.testing.assert_close(eta(1.0), (forget / retain).double() ** 2, rtol=1e-5, atol=0)
-    torch.testing.assert_close(eta(3.0), 9.0 * eta(1.0), rtol=1e-5, atol=0)
-
-
-def test_alpha_is_the_smaller_of_both_bounds() -> None:
-    forget, retain = torch.tensor([1.0, 8.0]), torch.tensor([1.0, 2.0])  # eta = 1, 4
-    torch.testing.assert_close(perturbation(forget, retain, 0.1, 10.0), torch.tensor([0.1, 0.4]).double())
-    torch.testing.assert_close(perturbation(forget, retain, 9.0, 2.0), torch.tensor([0.5, 2.0]).double())
-
-
-def test_ratios_that_are_no_numbers() -> None:
-    forget = torch.tensor([0.0, 1.0, 3.0, 0.0])
-    retain = torch.tensor([0.0, 0.0, 1.0, 1.0])  # not a number, infinite, 3, 0
-    assert perturbation(forget, retain, 1.0, math.inf).tolist() == pytest.approx([1.0, 3.0, 3.0, 0.0])
 
 
 def trained_head() -> tuple[nn.Module, Tensor]:
@@ -199,6 +173,63 @@ def test_needs_no_data_and_costs_k_passes() -> None:
         with pytest.raises(UndeclaredAccess):
             getattr(task, part)
     assert not all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_gradients_are_taken_in_evaluation_mode_and_buffers_stay() -> None:
+    """Statistics of a batch of one would be garbage: with them the ratio of every batch norm is another."""
+    options = {"samples": 120, "model_options": (("width", 3),)}
+    task = make_task("mnemonic", model="vgg8", **options)
+    buffers = {name: b.clone() for name, b in task.model.named_buffers()}
+    modes: list[bool] = []
+    task.model.register_forward_pre_hook(lambda module, _: modes.append(any(m.training for m in module.modules())))
+    model = run_method("mnemonic", task)
+    assert modes
+    assert not any(modes)
+    assert buffers
+    assert all(torch.equal(buffers[name], b) for name, b in model.named_buffers())
+
+
+@pytest.mark.parametrize(
+    ("artefacts", "got"),
+    [
+        ({}, "got none"),
+        ({"codes": torch.zeros(9, 1, 28, 28)}, r"got codes of shape \(9, 1, 28, 28\)"),
+        ({"codes": torch.zeros(10, 3, 32, 32)}, r"got codes of shape \(10, 3, 32, 32\)"),
+    ],
+)
+def test_codes_of_another_problem_are_refused(artefacts: dict[str, Tensor], got: str) -> None:
+    bench = make_bench("mlp", training="mnemonic")
+    task = make_task("mnemonic", bench=dataclasses.replace(bench, original=Trained(bench.original.model, artefacts)))
+    expected = rf"one code per class of shape \(10, 1, 28, 28\) from the training of the original, {got}"
+    with pytest.raises(ValueError, match=expected) as raised:
+        run_method("mnemonic", task)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("method", ["mnemonic", "mnemonic_data"])
+def test_sample_requests_are_skipped_rows(method: str, make_spec: Any, plan_of: Any) -> None:
+    spec = make_spec(methods=[method], seeds={"train": [0, 1]})
+    spec["problems"][0]["scenarios"] = [{"random": {"fraction": 0.1}}]
+    plan = plan_of(spec)
+    assert plan.searches() == []
+    rows = [request for request in plan.finals(Ledger()) if request.spec.method == method]
+    said = f"{METHODS[method].label} forgets class requests, this scenario is a sample request"
+    assert [request.context["skip"] for request in rows] == [said] * 2
+
+
+def test_several_classes_at_once_on_the_codes() -> None:
+    """The more classes, the fewer codes are left that vote for the sign; each count of classes gives a result."""
+    model, codes = trained_head()
+    for forget_classes in ((0,), (0, 1), (0, 1, 2)):
+        task = task_of(copy.deepcopy(model), codes, forget_classes)
+        mnemonic(task, MnemonicHparams(lambda1=0.3, lambda2=20.0))
+        reported = task.reported.scalars
+        assert reported["code_e_f"] * len(forget_classes) == pytest.approx(
+            round(reported["code_e_f"] * len(forget_classes))
+        )
+        kept = 4 - len(forget_classes)
+        assert reported["code_a_r"] * kept == pytest.approx(round(reported["code_a_r"] * kept))
+        assert reported["code_a_r"] + reported["code_e_f"] >= 1.0  # no worse than standing still
 
 
 def test_last_layer_only_moves_the_head_alone() -> None:
