@@ -168,7 +168,9 @@ def facts_of(spec: ProblemSpec, raw: RawData, forget_classes: tuple[int, ...] = 
     """The facts that the plan needs to know which methods apply (no tensors are made)."""
     kind = SCENARIOS[spec.scenario.name].kind
     label, options = spec.model.label, spec.model.options
-    return Facts(spec.dataset.label, label, raw.num_classes, raw.input_shape, forget_classes, kind, model_options=options)
+    return Facts(
+        spec.dataset.label, label, raw.num_classes, raw.input_shape, forget_classes, kind, model_options=options
+    )
 
 
 def check_problem(spec: ProblemSpec, raw: RawData) -> Any:
