@@ -161,6 +161,17 @@ def count_functional(model: nn.Module, samples: int) -> None:
             return
 
 
+def count_products(model: nn.Module, flops: float) -> None:
+    """Account for ``flops`` operations of matrix products that a method makes beside the network (curvature
+    factors), as backward work."""
+    for layer in model.modules():
+        counter = layer.__dict__.get("_raybench_passes")
+        if counter is not None:
+            if counter.enabled:
+                counter.backward_flops += flops
+            return
+
+
 def _hook(counter: PassCounter) -> Callable[..., None]:
     """A plain function, so that deep copies of a model share it."""
 

@@ -111,6 +111,7 @@ def fit(
     objective: Callable[[Tensor], Tensor] = torch.mean,
     batch_transform: BatchTransform | None = None,
     parameters: Iterable[nn.Parameter] | None = None,
+    before_step: Callable[[], None] | None = None,
     after_step: Callable[[int], None] | None = None,
     after_epoch: Callable[[int], None] | None = None,
     train_mode: bool = True,
@@ -118,9 +119,10 @@ def fit(
     """Train ``model`` in place on ``split`` by ``recipe``.
 
     ``objective`` turns the per-sample losses into the scalar that is minimised (``lambda l: -l.mean()`` ascends).
-    ``batch_transform`` changes the normalised images of a batch (codes, noise). ``after_step(step)`` runs after each
-    optimiser step, ``after_epoch(epoch)`` after each epoch, both counted from 1. ``train_mode=False`` keeps batch
-    norm and dropout in evaluation mode. The split's generator gives order and augmentation.
+    ``batch_transform`` changes the normalised images of a batch (codes, noise). ``before_step()`` may change the
+    gradients that the optimiser is about to use, after clipping; ``after_step(step)`` runs after each optimiser step,
+    ``after_epoch(epoch)`` after each epoch, both counted from 1. ``train_mode=False`` keeps batch norm and dropout in
+    evaluation mode. The split's generator gives order and augmentation.
     """
     steps_per_epoch = math.ceil(len(split) / recipe.batch_size)
     total = recipe.epochs * steps_per_epoch
@@ -146,6 +148,8 @@ def fit(
             value.backward()
             if recipe.clip_norm is not None:
                 torch.nn.utils.clip_grad_norm_(chosen, recipe.clip_norm)
+            if before_step is not None:
+                before_step()
             optimiser.step()
             step += 1
             if after_step is not None:

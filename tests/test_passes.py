@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from raybench import passes
-from raybench.passes import Clock, PassCounter, TimeLimit, count_functional, warm_up
+from raybench.passes import Clock, PassCounter, TimeLimit, count_functional, count_products, warm_up
 from raybench.registry import MODELS
 from raybench.seeding import seeded_globals
 
@@ -200,8 +200,13 @@ def test_functional_gradients_are_accounted_for_by_hand() -> None:
         count_functional(model, 7)
     assert counter.forward == pytest.approx(7)
     count_functional(nn.Linear(2, 2), 7)  # nobody's model: no account
+    count_products(nn.Linear(2, 2), 7.0)
+    count_products(model, 3.0 * counter.unit_backward)
+    with counter.paused():
+        count_products(model, counter.unit_backward)
+    assert (counter.forward, counter.backward) == (pytest.approx(7), pytest.approx(10))
     counter.add(1.0, 2.0)
-    assert (counter.forward, counter.backward) == (pytest.approx(8), pytest.approx(9))
+    assert (counter.forward, counter.backward) == (pytest.approx(8), pytest.approx(12))
 
 
 def test_paused_passes_are_not_counted_and_pauses_nest() -> None:

@@ -159,6 +159,22 @@ def test_observers_count_from_one() -> None:
     assert len(steps) == 9
 
 
+def test_before_step_sees_the_clipped_gradients_and_changes_what_is_applied() -> None:
+    model, start = make_model(), make_model()
+    norms: list[float] = []
+
+    def silence() -> None:
+        found = [p.grad for p in model.parameters() if p.grad is not None]
+        norms.append(float(torch.cat([g.flatten() for g in found]).norm()))
+        for g in found:
+            g.zero_()
+
+    recipe = Recipe(epochs=1, batch_size=BATCH, weight_decay=0.0, clip_norm=1e-3)
+    fit(model, make_split(), recipe, before_step=silence, train_mode=False)
+    assert norms == [pytest.approx(1e-3, rel=1e-2)] * 3
+    assert_equal(model, start)
+
+
 def test_bf16_runs_on_a_cpu_and_keeps_fp32_weights() -> None:
     full, half = make_model(), make_model()
     fit(full, make_split(), Recipe(epochs=1, batch_size=BATCH))

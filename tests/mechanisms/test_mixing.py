@@ -1,0 +1,53 @@
+"""Two splits in one step."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from raybench.mechanisms.mixing import endless, with_others
+from raybench.task import UnlearningTask
+from raybench.testing import make_task
+
+
+def task() -> UnlearningTask:
+    return make_task(model="mlp", samples=300)
+
+
+def test_batches_go_on_and_every_pass_is_complete() -> None:
+    split = task().forget
+    sizes = [len(labels) for _, labels in itertools.islice(endless(split, 10), 6)]
+    per_pass = -(-len(split) // 10)
+    assert sizes[:per_pass] == [10] * (per_pass - 1) + [len(split) - 10 * (per_pass - 1)]
+    assert sizes[per_pass : 2 * per_pass] == sizes[:per_pass]
+    with pytest.raises(ValueError, match="at least one sample"):
+        next(endless(split.subset(torch.tensor([], dtype=torch.int64)), 10))
+
+
+def test_nothing_is_drawn_before_it_is_asked_for() -> None:
+    a, b = task(), task()
+    endless(a.forget, 10)
+    assert torch.equal(a.generator.get_state(), b.generator.get_state())
+
+
+def test_the_mean_is_the_weighted_sum_of_the_two_means() -> None:
+    t = task()
+    batch, other = next(t.retain.batches(20)), next(t.forget.batches(7))
+    with torch.no_grad():
+        both = with_others(t.loss, iter([other]), 0.9, -0.3)(t.model, batch)
+        wanted = 0.9 * t.loss(t.model, batch).mean() - 0.3 * t.loss(t.model, other).mean()
+    assert both.shape == (20,)
+    assert float(both.mean()) == pytest.approx(float(wanted))
+
+
+def test_each_batch_is_a_forward_pass_of_its_own() -> None:
+    sizes: list[int] = []
+    model = nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 10))
+    model.register_forward_hook(lambda _, args, out: sizes.append(len(out)))
+    t = task()
+    others = iter([next(t.forget.batches(7))])
+    with_others(t.loss, others, 1.0, 1.0)(model, next(t.retain.batches(20)))
+    assert sizes == [20, 7]
