@@ -8,11 +8,16 @@ from torch.nn import functional as F
 
 from raybench.mechanisms.distillation import (
     ProxyRule,
+    adversarial_without,
     attention_loss,
     attention_map,
     entropy,
     forget_gate,
+    js_divergence,
+    kl_to_target,
     kl_to_teacher,
+    move_forget_excess,
+    retain_softmax,
     run_with_stages,
 )
 from raybench.registry import MODELS
@@ -154,3 +159,91 @@ def test_rule_looks_at_the_worst_class_and_keeps_a_copy():
     assert r.kept_accuracy == 1.0
     assert r.kept is not student
     assert copy.deepcopy(r.kept).right == 100
+
+
+# --- divergences of the improved transfer and of the distilled student: loops in float64 --------------------------
+
+
+def softmax(row):
+    weights = [math.exp(z - max(row)) for z in row]
+    return [w / sum(weights) for w in weights]
+
+
+def test_kl_to_target_equals_the_sum_written_out_with_zeros_in_the_target():
+    student = rand(5, 4, seed=2)
+    target = torch.tensor([[0.0, 0.5, 0.25, 0.25]] * 5, dtype=torch.float64)
+    expected = [
+        sum(t * math.log(t / s) for t, s in zip(row.tolist(), softmax(logits.tolist()), strict=True) if t)
+        for row, logits in zip(target, student, strict=True)
+    ]
+    assert kl_to_target(target, student).tolist() == pytest.approx(expected, rel=1e-12)
+    student.requires_grad_(True)
+    (gradient,) = torch.autograd.grad(kl_to_target(target, student).sum(), student)
+    assert torch.allclose(gradient, student.softmax(1) - target)  # of a softmax cross-entropy
+
+
+def test_js_divergence_equals_the_sum_written_out_is_symmetric_and_at_most_ln_2():
+    a, b = rand(6, 5) * 3, rand(6, 5, seed=1) * 3
+    expected = []
+    for x, y in zip(a.tolist(), b.tolist(), strict=True):
+        p, q = softmax([z / 3 for z in x]), softmax([z / 3 for z in y])
+        m = [(s + t) / 2 for s, t in zip(p, q, strict=True)]
+        halves = (sum(s * math.log(s / t) for s, t in zip(v, m, strict=True)) for v in (p, q))
+        expected.append(sum(halves) / 2)
+    assert js_divergence(a, b, 3.0).tolist() == pytest.approx(expected, rel=1e-10)
+    assert torch.allclose(js_divergence(a, b), js_divergence(b, a))
+    assert js_divergence(a, a).abs().max() < 1e-15
+    apart = js_divergence(torch.tensor([[200.0, 0.0]]), torch.tensor([[0.0, 200.0]]))
+    assert apart.item() == pytest.approx(math.log(2.0))
+
+
+def test_retain_softmax_is_the_softmax_over_the_remaining_classes():
+    logits = rand(4, 5)
+    before = logits.clone()
+    kept = retain_softmax(logits, [0, 3])
+    assert torch.equal(logits, before)
+    assert kept[:, [0, 3]].abs().max() == 0.0
+    full = logits.softmax(1)[:, [1, 2, 4]]
+    assert torch.allclose(kept[:, [1, 2, 4]], full / full.sum(1, keepdim=True))
+
+
+def test_adversarial_term_turns_the_sign_of_the_forget_summands():
+    teacher, student = rand(5, 4), rand(5, 4, seed=1)
+    expected = []
+    for x, y in zip(teacher.tolist(), student.tolist(), strict=True):
+        summands = [t * math.log(t / s) for t, s in zip(softmax(x), softmax(y), strict=True)]
+        expected.append(-summands[0] + summands[1] - summands[2] + summands[3])
+    assert adversarial_without(teacher, student, [0, 2]).tolist() == pytest.approx(expected, rel=1e-10)
+    assert torch.allclose(adversarial_without(teacher, student, []), kl_to_teacher(teacher, student))
+    assert adversarial_without(teacher, teacher, [1]).abs().max() < 1e-15
+
+
+def test_maximising_the_adversarial_term_takes_mass_from_the_forget_class():
+    teacher = torch.zeros(1, 4, dtype=torch.float64, requires_grad=True)
+    student = torch.tensor([[-4.0, 0.0, 0.0, 0.0]], dtype=torch.float64)  # knows nothing of class 0
+    for function, sign in (
+        (lambda t: adversarial_without(t, student, [0]), -1),
+        (lambda t: kl_to_teacher(t, student), 1),
+    ):
+        (gradient,) = torch.autograd.grad(function(teacher).sum(), teacher)
+        assert math.copysign(1, gradient[0, 0]) == sign  # the plain divergence asks for more of it
+
+
+def test_filter_moves_the_excess_of_forget_classes_and_keeps_the_sum():
+    logits = rand(300, 6) * 4
+    moved = move_forget_excess(logits, [1, 4], 0.05)
+    changed = 0
+    for row, after in zip(logits.tolist(), moved.tolist(), strict=True):
+        p, expected = softmax(row), list(row)
+        for c in (1, 4):
+            if p[c] > 0.05:
+                excess, expected[c] = row[c] - min(row), min(row)
+                for k in (0, 2, 3, 5):
+                    expected[k] += excess / 4
+        changed += expected != row
+        assert after == pytest.approx(expected, abs=1e-12)
+    assert 0 < changed < 300
+    assert torch.allclose(moved.sum(1), logits.sum(1))
+    kept = (logits.softmax(1)[:, [1, 4]] <= 0.05).all(1)
+    assert torch.equal(moved[kept], logits[kept])
+    assert torch.equal(moved[:, [0, 2, 3, 5]].argsort(1), logits[:, [0, 2, 3, 5]].argsort(1))
