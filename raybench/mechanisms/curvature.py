@@ -207,7 +207,7 @@ def kfac_factors(
                 with torch.no_grad():
                     shares = model(images).softmax(dim=1)
                 chosen = _labellings(shares, labels, generator)
-            with _watched(layers, lambda *call: calls.append(call)):
+            with torch.enable_grad(), _watched(layers, lambda *call: calls.append(call)):
                 for position, (some, weights) in enumerate(chosen):
                     accumulate(images, some, weights, inputs_too=position == 0)
     finally:
