@@ -124,6 +124,18 @@ def test_own_training_adds_its_originals_once(make: Any) -> None:
     assert len({line.candidate.variant for line in plan.lines}) == 2
 
 
+def test_a_standard_original_that_nobody_starts_from_is_not_trained(make: Any) -> None:
+    own = {"name": "mnemonic", "hparams": {"lambda1": 1.0, "lambda2": 1.0}}
+
+    def kinds(*methods: Any) -> set[str]:
+        found = make(methods=list(methods)).references()
+        return {r.spec.training.kind for r in found if r.spec.method == "original"}
+
+    assert kinds(own) == {"mnemonic"}
+    assert kinds(own, "original") == kinds(own, "finetune") == {"mnemonic", "standard"}
+    assert kinds("retrain") == {"standard"}
+
+
 def test_skipped_lines_need_no_own_original(make: Any) -> None:
     plan = make(methods=["mnemonic"], problems=[PROBLEM | {"scenarios": [{"random": {"fraction": 0.1}}]}])
     assert all(r.spec.training.kind == "standard" for r in plan.references())
