@@ -19,7 +19,7 @@ from raybench.spec_file import read_spec
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
+JOBS = sorted(path for path in (ROOT / "jobs").glob("*.yaml") if path.stem != "histories")  # not an experiment
 
 
 def blocks(language: str) -> list[str]:
