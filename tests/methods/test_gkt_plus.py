@@ -156,6 +156,21 @@ def test_statistics_need_batch_norm():
         run_method("gkt_plus", make_task("gkt_plus", model="lenet5", samples=300), batch_statistics=1.0)
 
 
+@pytest.mark.parametrize("method", ["gkt_plus", "deep_inversion"])
+def test_plan_skips_what_needs_statistics_that_the_model_lacks(make_spec, plan_of, method):
+    """A row with its reason, whatever option of the model takes the batch norm away; with the weight at 0 it runs."""
+    off = {"gkt_plus": "batch_statistics", "deep_inversion": "statistics"}[method]
+    models = ["lenet5", {"name": "vgg8", "width": 2}, {"name": "vgg8", "width": 2, "batch_norm": False}]
+    problem = {"dataset": "digits", "models": models, "scenarios": [{"name": "class", "classes": [0]}]}
+    methods = [{"name": method, "variant": "with"}, {"name": method, "variant": "without", "hparams": {off: 0.0}}]
+    lines = plan_of(make_spec(problems=[problem], methods=methods)).lines
+    skips = {(line.cell.model.label, line.candidate.variant): line.skip for line in lines}
+    assert len(skips) == 6
+    skipped = {key for key, reason in skips.items() if reason}
+    assert skipped == {("lenet5", "with"), ("vgg8(batch_norm=False, width=2)", "with")}
+    assert skips["lenet5", "with"] == f"lenet5 has no batch norm with statistics to match; set {off}: 0"
+
+
 def test_statistics_pull_the_generator_towards_those_of_the_teacher():
     distances = []
     for weight in (0.0, 1.0):
