@@ -10,12 +10,17 @@ from typing import Any, NoReturn
 
 from raybench.errors import UserError, nearest
 
+# Source documents with published numbers (raybench/published); written out, so that --help reads no file.
+DOCUMENTS = ("afim", "deepclean", "gkt", "mnemonic", "rewind")
+
 EXAMPLES = """examples:
   raybench run quickstart                          digits, small models, seven methods: minutes on a laptop
   raybench run jobs/mnist_methods.yaml --data DIR  a spec of your own, data under DIR
   raybench plan quickstart                         what would run, what is there already, how long it takes
   raybench leaderboard raybench-runs/quickstart    the table again
   raybench list methods --format json              what can be named in a spec
+  raybench reproduce mnemonic --data DIR           a source document's numbers beside ours
+  raybench figures raybench-runs/gamma_sweep       the figures that its rows allow
 """
 
 
@@ -53,11 +58,21 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="run a spec, or go on with it", description="Run a spec, or go on with it.")
     _add_spec(run)
-    run.add_argument("--serial", action="store_true", help="in this process, without Ray")
-    run.add_argument("--address", help="a Ray cluster: auto, or host:port")
-    run.add_argument("--slots", type=int, help="trials at once on this machine (default: its cores)")
-    run.add_argument("--no-once", action="store_true", help="share nothing between trials; results are the same")
-    run.add_argument("--quiet", action="store_true", help="no progress, only the table")
+    _add_how(run)
+
+    again = commands.add_parser(
+        "reproduce",
+        help="a source document's numbers beside ours",
+        description="Run the spec of a source document and print its published numbers beside ours, with the "
+        "difference and a verdict per cell; reproduce.md and reproduce.parquet in the results folder hold the same.",
+    )
+    again.add_argument("document", choices=DOCUMENTS, help="the source document")
+    scales = "tiny: minutes on 2 cores (default); full: the paper's setting, it says what it needs"
+    again.add_argument("--scale", choices=("tiny", "full"), default="tiny", help=scales)
+    again.add_argument("--plan", action="store_true", help="only say what would run and how long it takes")
+    _add_settings(again)
+    _add_places(again, results=True)
+    _add_how(again)
 
     plan = commands.add_parser("plan", help="what would run, what is cached, how long it takes")
     _add_spec(plan)
@@ -80,8 +95,13 @@ def _parser() -> argparse.ArgumentParser:
     retry.add_argument("--slots", type=int, help="trials at once on this machine (default: its cores)")
 
     listing = commands.add_parser("list", help="what can be named in a spec")
-    listing.add_argument("kind", choices=("methods", "models", "datasets", "scenarios", "metrics", "specs"))
+    kinds = ("methods", "models", "datasets", "scenarios", "metrics", "specs", "deviations")
+    listing.add_argument("kind", choices=kinds)
     listing.add_argument("--format", choices=("table", "markdown", "json"), default="table")
+
+    figures = commands.add_parser("figures", help="draw the figures that the rows of a results folder allow")
+    figures.add_argument("results", help="a results folder; the figures come into its folder figures/")
+    figures.add_argument("--out", metavar="DIR", help="another folder for the figures")
 
     doctor = commands.add_parser("doctor", help="what works here: devices, Ray, data, versions")
     doctor.add_argument("--data", metavar="DIR", help="where datasets are (or RAYBENCH_DATA)")
@@ -91,9 +111,21 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_spec(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("spec", help="a shipped spec by name (quickstart), or a YAML file")
+    _add_settings(parser)
+    _add_places(parser, results=True)
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
                         help="override a key of the spec, such as search.trials=4")  # fmt: skip
-    _add_places(parser, results=True)
+
+
+def _add_how(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--serial", action="store_true", help="in this process, without Ray")
+    parser.add_argument("--address", help="a Ray cluster: auto, or host:port")
+    parser.add_argument("--slots", type=int, help="trials at once on this machine (default: its cores)")
+    parser.add_argument("--no-once", action="store_true", help="share nothing between trials; results are the same")
+    parser.add_argument("--quiet", action="store_true", help="no progress, only the table")
 
 
 def _add_places(parser: argparse.ArgumentParser, *, results: bool) -> None:
@@ -160,11 +192,44 @@ def _retry(arguments: argparse.Namespace) -> int:
     return _tell(retry_failed(arguments.results, _options(arguments)))
 
 
+def _reproduce(arguments: argparse.Namespace) -> int:
+    from raybench.leaderboard.published import read_published
+    from raybench.reproduce import PAGE, reproduce, spec_of, table
+
+    if arguments.plan:
+        from raybench.forecast import forecast
+
+        spec = spec_of(arguments.document, arguments.scale)
+        print(forecast(spec, arguments.settings, _options(arguments), "table"))
+        return 0
+    outcome, frame = reproduce(arguments.document, arguments.scale, _options(arguments), arguments.settings)
+    print(table(read_published(arguments.document), frame))
+    code = _counts(outcome)
+    print(f"published beside ours: {outcome.results / PAGE}")
+    return code
+
+
+def _figures(arguments: argparse.Namespace) -> int:
+    from raybench.leaderboard.figures import draw_all
+
+    drawn, skipped = draw_all(arguments.results, arguments.out)
+    for path in drawn:
+        print(path)
+    for name, reason in skipped.items():
+        print(f"skipped {name}: {reason}")
+    return 0
+
+
 def _tell(outcome: Any) -> int:
     """The table, what went wrong, and where everything is."""
     from raybench.leaderboard.query import load_leaderboard, render
 
     print(render(load_leaderboard(outcome.results), "table"))
+    return _counts(outcome)
+
+
+def _counts(outcome: Any) -> int:
+    """What ran, what went wrong, and where everything is."""
     for line in outcome.bad:
         print(line, file=sys.stderr)
     counted = ", ".join(f"{count} {status}" for status, count in sorted(outcome.counted.items()))
@@ -191,6 +256,11 @@ def _leaderboard(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
+    if arguments.kind == "deviations":
+        from raybench.deviations import render
+
+        print(render(arguments.format))
+        return 0
     from raybench.catalogue import catalogue
 
     print(catalogue(arguments.kind, arguments.format))
@@ -207,6 +277,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 _COMMANDS = {
     "run": _run,
+    "reproduce": _reproduce,
+    "figures": _figures,
     "plan": _plan,
     "leaderboard": _leaderboard,
     "retry": _retry,
