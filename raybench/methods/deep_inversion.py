@@ -127,6 +127,7 @@ def deep_inversion(task: UnlearningTask, hp: DeepInversionHparams) -> nn.Module:
         - the distilled student is ours; the source has hard labels only.
         - ``adaptive``: the paper does not say how student and images take turns. Here the student learns one epoch
           from all images so far after every batch of images, and ``epochs`` more in the end.
+        - JS is computed exactly; the released code clips probabilities to [0.01, 0.99] and the result to [0, 1].
         - the best images of a run are copied when they are met; the released CIFAR script keeps an alias of the last.
     """
     if hp.statistics and not has_batch_norm(task.model):

@@ -106,7 +106,8 @@ def gkt(task: UnlearningTask, hp: GktHparams) -> nn.Module:
         - x is detached and the teacher's answers are kept within the student steps: same numbers, less work.
         - the released step-size schedule of the student and its choice of checkpoint look at real retain and forget
           data, which is not zero-shot; here the student's step size is constant, and images inverted from the teacher
-          choose and stop (the paper's advice; see ``ProxyRule``). A stopping rule of the spec is the control.
+          choose and stop (the paper's advice; see ``ProxyRule``). Curves with ``stop_on_proxies: false`` show what
+          real data would have chosen.
         - the released loop goes on with the next z of its loader after a batch that the gates reject, so that steps
           and noise drift apart, and reloads an older generator after 100 rejected batches; here z is drawn anew, and
           after ``max_redraws`` in a row the run ends (stop reason ``gates_shut``).
