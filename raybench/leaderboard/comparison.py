@@ -104,28 +104,38 @@ def _judge(
         if missing:
             return _NOTHING, "", NOT_BUILT, missing
         return _NOTHING, "", NOT_RUN, mapped[0].reason if mapped else "no problem of this scale stands for it"
-    # Several may stand for one, such as a subset where the whole is not at hand: the first that was run counts.
+    # Several may stand for one: the first that was run counts.
     keys = [(*(item.ours or ()), cell.method, cell.variant) for item in ours]
     at = next((i for i, key in enumerate(keys) if key in lines), None)
-    if at is None:
+    why = "" if at is None else ours[at].reason
+    key = _on_other_data(keys[0], lines) if at is None else keys[at]
+    if key is None:
         return _NOTHING, " / ".join(ours[0].ours or ()), NOT_RUN, f"no line {_name(cell)} in these results"
-    line, problem = lines[keys[at]], " / ".join(ours[at].ours or ())
+    if at is None:  # the spec was run with --set problems.0.dataset=..., say on a part of the images
+        why = f"run on {key[0]}"
+    line, problem = lines[key], " / ".join(key[:3])
     if cell.metric is None:
         return _NOTHING, problem, NOT_COMPARABLE, cell.reason
     value = _value(cell, line, finals, series)
     if math.isnan(value.mean):
         return value, problem, *_absent(cell, line)
-    reasons = [text for text in (cell.reason, ours[at].reason) if text]
+    reasons = [text for text in (cell.reason, why) if text]
     if line["status"] != "ok":
         reasons.append(str(line["reason"]))
     if cell.published is None:
         return value, problem, NOT_COMPARABLE, "; ".join(["the source gives no number", *reasons])
-    if cell.reason or ours[at].reason:
+    if cell.reason or why:
         return value, problem, NOT_COMPARABLE, "; ".join(reasons)
     if math.isnan(value.lo):
         return value, problem, NOT_COMPARABLE, "; ".join([*reasons, ONE_SEED])
     within = value.lo - cell.tolerance <= cell.published <= value.hi + cell.tolerance
     return value, problem, AGREES if within else DIFFERS, "; ".join(reasons)
+
+
+def _on_other_data(key: tuple[Any, ...], lines: Mapping[tuple[Any, ...], Any]) -> tuple[Any, ...] | None:
+    """The same model, scenario, method and variant on another dataset, where there is exactly one."""
+    found = [other for other in lines if other[1:] == key[1:]]
+    return found[0] if len(found) == 1 else None
 
 
 def _missing(cell: Cell, known: Mapping[str, AbstractSet[str]]) -> str:

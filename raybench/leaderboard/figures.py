@@ -97,7 +97,7 @@ def gamma(frames: Frames) -> Drawn:
     rows = finals_of(frames, "deepclean")
     controls = frames.trials[frames.trials["method"] == "random_mask"]
     both = pd.concat([rows, finals_of(frames, "random_mask")]) if len(controls) else rows
-    for title, group in swept(both.assign(family=""), ["gamma"]):
+    for title, group in swept(both, ["gamma"]):
         group = group.assign(selected=reported(group, "selected"))
         figure, (top, bottom) = _panels(2, 1, (6.6, 4.8), share_x=True)
         columns = accuracy_columns(group)

@@ -246,6 +246,14 @@ def test_first_stand_in_that_was_run_counts(judge: Judge) -> None:
     assert judge(cell(), [whole, part])["reason"] == "a subset"
 
 
+def test_spec_run_on_other_data_is_shown_and_not_judged(judge: Judge) -> None:
+    found = judge(cell(published=0.92), lines=[line(dataset="npz(path=part.npz)")])
+    assert (found["verdict"], found["reason"], found["ours"]) == ("not comparable", "run on npz(path=part.npz)", 0.92)
+    assert found["our_problem"] == "npz(path=part.npz) / resnet18 / class(0)"
+    two = [line(dataset="npz(path=part.npz)"), line(dataset="digits")]
+    assert judge(cell(), lines=two)["verdict"] == "not run", "which of the two is meant is not known"
+
+
 @pytest.mark.parametrize(
     ("asked", "reason"),
     [
