@@ -42,7 +42,8 @@ class AfimHparams:
     """A: train with f in the place of ReLU. B: ReLU forward, the document's factor backward. C: Eq. 14 layer by layer,
     in closed form. relu: the loop of A and B with ReLU left alone, the control that has all but the idea."""
     direction: Literal["ascent", "descent"] = "ascent"
-    """On the loss of D_f. Eqs. 1, 13 and 14 climb; Algorithm 1, taken literally, descends and forgets nothing."""
+    """On the loss of D_f. Eqs. 1, 13 and 14 climb; Algorithm 1, taken literally, descends and forgets nothing (with B,
+    whose backward pass is the gradient of no loss, either may go either way)."""
     lr: Annotated[float, nuisance(FloatDistribution(1e-5, 1e-2, log=True))] = 1e-3
     """Learning rate of Adam (all but C)."""
     epochs: Annotated[int, nuisance(IntDistribution(1, 10))] = 2

@@ -18,7 +18,6 @@ from raybench.testing import Bench, make_bench, make_task, run_method
 
 EVERYTHING = 10_000
 VARIANTS = ["A", "B", "C", "relu"]
-SMALL_VGG = {"model": "vgg8", "samples": 300, "model_options": (("width", 4),)}
 
 
 def accuracy(model: nn.Module, task: UnlearningTask, part: str) -> float:
@@ -33,8 +32,12 @@ def loss_on_forget(model: nn.Module, task: UnlearningTask) -> float:
         return float(F.cross_entropy(model(images), labels))
 
 
+def small(model: str, **options: Any) -> Bench:
+    return make_bench(model, samples=300, model_options=tuple(options.items()))
+
+
 def run(bench: Bench | None = None, **options: Any) -> tuple[nn.Module, UnlearningTask]:
-    task = make_task("afim", bench=bench, model="mlp")
+    task = make_task("afim", bench=bench or small("mlp"))
     return run_method("afim", task, **options), task
 
 
@@ -47,7 +50,7 @@ def run(bench: Bench | None = None, **options: Any) -> tuple[nn.Module, Unlearni
 def test_literal_descent_never_forgets(variant: str, mu: float, kappa: float) -> None:
     """Algorithm 1 minimises the loss on D_f: all of it stays, whatever becomes of the rest."""
     for model in ("mlp", "lenet5"):
-        task = make_task("afim", model=model)
+        task = make_task("afim", bench=small(model))
         options = {"direction": "descent", "mu": mu, "kappa": kappa, "epochs": 4, "batch_size": 16}
         unlearned = run_method("afim", task, variant=variant, **options)
         assert accuracy(unlearned, task, FORGET) == 1.0
@@ -65,7 +68,7 @@ def test_ascent_forgets_and_mixing_keeps_some_of_the_rest(variant: str) -> None:
 @pytest.mark.parametrize("model", ["mlp", "lenet5"])
 def test_beta_decides_whether_the_closed_form_climbs(model: str) -> None:
     """Eq. 14: beta = 0 climbs; beta without bound is a preconditioned descent although the direction is ascent."""
-    bench = make_bench(model)
+    bench = small(model)
     start = loss_on_forget(bench.original.model, make_task("afim", bench=bench))
     options = {"variant": "C", "mu": 0.0, "step": 1e-3, "epochs": 1}
     assert loss_on_forget(*run(bench, kappa=0.0, **options)) > start * 1.001
@@ -79,7 +82,7 @@ def test_beta_decides_whether_the_closed_form_climbs(model: str) -> None:
 @pytest.mark.parametrize("bias", [True, False])
 def test_closed_form_step_on_one_layer(bias: bool) -> None:
     """w + step |w| g P / |g P| with P written out from the inputs, damped, in float64."""
-    bench = make_bench("mlp", samples=300, model_options=(("hidden", ()),))
+    bench = small("mlp", hidden=())
     task, kappa, step, damping = make_task("afim", bench=bench), 3.0, 0.05, 0.1
     if not bias:
         task.model.head.bias = None
@@ -106,7 +109,7 @@ def test_closed_form_step_on_one_layer(bias: bool) -> None:
 
 
 def test_control_without_activations_is_plain_adam_on_the_mixed_loss() -> None:
-    bench, mu = make_bench("mlp"), 0.5
+    bench, mu = small("mlp"), 0.5
     task = make_task("afim", bench=bench)
     optimiser = torch.optim.Adam(task.model.parameters(), lr=1e-3)
     for _ in range(3):
@@ -123,7 +126,7 @@ def test_control_without_activations_is_plain_adam_on_the_mixed_loss() -> None:
 @pytest.mark.parametrize(("variant", "kind"), [("A", BoundedActivation), ("B", SurrogateReLU)])
 def test_scales_come_from_the_forget_set(variant: str, kind: type) -> None:
     """beta = kappa E[x^2] and epsilon relative, layer by layer, from the model before the first step."""
-    bench = make_bench("mlp", model_options=(("hidden", (12, 7)),))
+    bench = small("mlp", hidden=(12, 7))
     task, seen = make_task("afim", bench=bench), []
 
     def spy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -148,7 +151,7 @@ def test_scales_come_from_the_forget_set(variant: str, kind: type) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("restore", ["at_end", "layer_by_layer"])
 def test_relus_are_back_at_checkpoints_and_at_the_end(variant: str, restore: str) -> None:
-    task = make_task("afim", **SMALL_VGG)
+    task = make_task("afim", bench=small("vgg8", width=4))
     kinds = [(name, type(m)) for name, m in task.model.named_modules()]
     keys, buffers = list(task.model.state_dict()), {k: v.clone() for k, v in task.model.named_buffers()}
     seen: list[list[tuple[str, type]]] = []
@@ -167,7 +170,7 @@ def test_a_stop_at_a_checkpoint_leaves_a_model_with_relus() -> None:
     def stop(model: nn.Module, step: int, scalars: object) -> None:
         raise Enough
 
-    task = make_task("afim", model="lenet5", on_checkpoint=stop)
+    task = make_task("afim", bench=small("lenet5"), on_checkpoint=stop)
     with pytest.raises(Enough):
         run_method("afim", task, variant="A")
     assert not any(isinstance(m, BoundedActivation) for m in task.model.modules())
@@ -175,7 +178,7 @@ def test_a_stop_at_a_checkpoint_leaves_a_model_with_relus() -> None:
 
 
 def test_layers_come_back_in_equal_parts_of_the_run() -> None:
-    task, present = make_task("afim", model="lenet5"), []
+    task, present = make_task("afim", bench=small("lenet5")), []
 
     def spy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         present.append(sum(isinstance(m, BoundedActivation) for m in model.modules()))
@@ -194,7 +197,7 @@ def test_layers_come_back_in_equal_parts_of_the_run() -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_retain_data_are_touched_only_where_they_are_mixed_in(variant: str) -> None:
-    bench = make_bench("mlp", samples=300)
+    bench = small("mlp")
 
     def task() -> UnlearningTask:
         return make_task("afim", bench=bench, needs=frozenset({FORGET}))
@@ -211,13 +214,13 @@ def test_cost(variant: str, extra: int) -> None:
     count = len(task.forget)
     assert task._passes.backward == pytest.approx(3 * count)
     assert task._passes.forward == pytest.approx((3 + extra) * count)
-    _, task = run(variant=variant, epochs=2, batch_size=5, mu=1.0, rho=2.0)
-    assert count % 5 == 0
+    _, task = run(variant=variant, epochs=2, batch_size=13, mu=1.0, rho=2.0)
+    assert count % 13 == 0
     assert task._passes.backward == pytest.approx(2 * 3 * count, rel=0.06)  # the last batch of a pass may be short
 
 
 def test_models_without_relu() -> None:
-    bench = make_bench("mlp", samples=300, model_options=(("activation", "sigmoid"),))
+    bench = small("mlp", activation="sigmoid")
     for variant in ("A", "B"):
         with pytest.raises(UserError, match=r"nn\.ReLU modules, the model has none; use C"):
             run(bench, variant=variant)

@@ -56,7 +56,7 @@ def test_a_step_is_the_normalised_solution_of_the_dense_system() -> None:
 
 
 def test_a_small_step_climbs() -> None:
-    task = make_task("kfac_ascent", model="lenet5")
+    task = make_task("kfac_ascent", samples=300)
     images, labels = task.forget.tensors()
     before = F.cross_entropy(task.model(images), labels).item()
     model = run_method("kfac_ascent", task, step=1e-3, epochs=1, batch_size=10_000)
@@ -68,7 +68,7 @@ def test_curvature_keeps_what_plain_ascent_breaks(data: str) -> None:
     """Steps of equal length along the plain gradient (which is what immense damping leaves)."""
 
     def after(damping: float) -> tuple[float, float]:
-        task = make_task("kfac_ascent")
+        task = make_task("kfac_ascent", samples=300)
         options = {"step": 0.03, "epochs": 4, "batch_size": 16, "data": data, "damping": damping}
         model = run_method("kfac_ascent", task, tiny=False, **options)
         return accuracy(model, task, FORGET), accuracy(model, task, RETAIN)
@@ -111,7 +111,7 @@ def test_factors_are_shared_and_checkpoints_come_every_epoch() -> None:
         return compute(torch.Generator().manual_seed(0))  # type: ignore[operator]
 
     for step, damping, epochs in ((0.01, 1e-3, 1), (0.03, 1.0, 3)):
-        task = make_task("kfac_ascent", model="mlp", once=once)
+        task = make_task("kfac_ascent", model="mlp", samples=300, once=once)
         task._on_checkpoint = lambda model, at, scalars: steps.append(at)
         run_method("kfac_ascent", task, step=step, damping=damping, epochs=epochs)
     assert asked[0] == asked[1]

@@ -26,7 +26,7 @@ def accuracy(model: nn.Module, task: UnlearningTask, part: str) -> float:
 @pytest.mark.parametrize(("forget_weight", "value"), [(0.05, 0.115), (1e-4, 0.19983)])
 def test_objective_is_the_papers(monkeypatch: pytest.MonkeyPatch, forget_weight: float, value: float) -> None:
     """Losses of 0.2 on D_r and 1.5 on D_f give a 0.2 - (1 - a) 1.5."""
-    task, found = make_task("neggrad_plus", model="mlp"), []
+    task, found = make_task("neggrad_plus", model="mlp", samples=300), []
 
     def stub(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         return torch.where(batch[1] == 0, 1.5, 0.2)
@@ -41,7 +41,7 @@ def test_objective_is_the_papers(monkeypatch: pytest.MonkeyPatch, forget_weight:
 
 
 def test_a_step_is_that_of_the_two_gradients() -> None:
-    task, weight, lr = make_task("neggrad_plus", model="mlp"), 0.3, 0.1
+    task, weight, lr = make_task("neggrad_plus", model="mlp", samples=300), 0.3, 0.1
     before = [p.detach().clone() for p in task.model.parameters()]
     gradients = []
     for part in (RETAIN, FORGET):
@@ -56,7 +56,7 @@ def test_a_step_is_that_of_the_two_gradients() -> None:
 
 
 def test_the_pull_is_to_the_original_and_weighted_with_the_retain_loss() -> None:
-    bench, lr, pull = make_bench("mlp"), 0.1, 2.0
+    bench, lr, pull = make_bench("mlp", samples=300), 0.1, 2.0
     options = {"lr": lr, "batch_size": EVERYTHING, "eval_mode": True, "forget_weight": 0.1}
 
     def run(epochs: int, strength: float) -> list[Tensor]:
@@ -103,15 +103,15 @@ def test_batch_norm_buffers_move_unless_in_evaluation_mode() -> None:
 
 
 def test_cost_and_checkpoints() -> None:
-    task, steps = make_task("neggrad_plus", model="mlp"), []
+    task, steps = make_task("neggrad_plus", model="mlp", samples=300), []
     task._on_checkpoint = lambda model, step, scalars: steps.append(step)
-    run_method("neggrad_plus", task, epochs=3, batch_size=5)
+    run_method("neggrad_plus", task, epochs=3, batch_size=13)
     kept, gone = len(task.retain), len(task.forget)
-    assert gone % 5 == 0  # so that all batches of D_f are full
-    assert task._passes.backward == pytest.approx(3 * (kept + 5 * -(-kept // 5)))
+    assert gone % 13 == 0  # so that all batches of D_f are full
+    assert task._passes.backward == pytest.approx(3 * (kept + 13 * -(-kept // 13)))
     assert steps == [1, 2, 3]
 
 
 def test_weight_must_be_a_share() -> None:
     with pytest.raises(UserError, match=r"forget_weight must be in \[0, 1\], got 2"):
-        run_method("neggrad_plus", make_task("neggrad_plus", model="mlp"), forget_weight=2.0)
+        run_method("neggrad_plus", make_task("neggrad_plus", model="mlp", samples=300), forget_weight=2.0)
