@@ -15,7 +15,9 @@ from raybench.registry import CLASS, METHODS
 from raybench.space import nuisance, scientific
 from raybench.task import UnlearningTask
 
-LR_HALVES_EVERY = 150  # pseudo-batches, official_quirks: the released scheduler watches a constant
+# official_quirks: the released scheduler watches a constant, so it halves from round 152 on, every 150 rounds, until
+# the change is below its threshold of 1e-8 (16 times at the default step size).
+FIRST_HALVED, LR_HALVES_EVERY, HALVINGS = 152, 150, 16
 
 
 @dataclass(frozen=True)
@@ -112,9 +114,11 @@ def gkt(task: UnlearningTask, hp: GktHparams) -> nn.Module:
           and noise drift apart, and reloads an older generator after 100 rejected batches; here z is drawn anew, and
           after ``max_redraws`` in a row the run ends (stop reason ``gates_shut``).
         - evaluation mode of the student, the generator's halving step size and losses divided by K are accidents of
-          the release, kept behind ``official_quirks``.
-        - attention is compared at the model's own stages: those of allcnn are the released ones, those of lenet5
-          end behind the pooling rather than before it, those of residual networks behind the block.
+          the release, kept behind ``official_quirks``. There the release also teaches on a single sample that
+          passed the gate; here it takes two, as batch norm in training mode does.
+        - attention is compared at the model's own stages: allcnn has as many as the released AllCNN (whose third
+          layer is twice as wide), those of lenet5 end behind the pooling rather than before it, those of residual
+          networks behind the block.
     """
     return run_transfer(_GatedTransfer(task, hp))
 
@@ -139,7 +143,7 @@ class _GatedTransfer(Transfer):
         self.student.train(not self.hp.official_quirks)
         if self.hp.official_quirks:
             for group in self.generator_optimiser.param_groups:
-                group["lr"] = self.hp.generator_lr * 0.5 ** (self.rounds // LR_HALVES_EVERY)
+                group["lr"] = self.hp.generator_lr * 0.5 ** halvings(self.rounds)
 
     def generator_loss(self, images: Tensor) -> Tensor | None:
         answers = self.teacher(images)
@@ -164,3 +168,8 @@ class _GatedTransfer(Transfer):
         return forget_gate(
             answers.detach(), self.task.forget_classes, self.hp.probability_cutoff, self.hp.entropy_cutoff
         )
+
+
+def halvings(round_: int) -> int:
+    """How often the released scheduler has halved the generator's step size by round ``round_`` (from 1)."""
+    return min(max(round_ - FIRST_HALVED + LR_HALVES_EVERY, 0) // LR_HALVES_EVERY, HALVINGS)
