@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -24,8 +25,14 @@ from raybench.places import data_root, results_folder
 from raybench.predictor_training import PredictorTraining, train_all
 from raybench.problem import load_data
 from raybench.space import resolve
-from raybench.spec_file import read_spec
+from raybench.spec_file import apply_settings, read_spec
 from raybench.version import __version__
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,12 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", help="folder of the histories")
     parser.add_argument("--data", help="where datasets are (or RAYBENCH_DATA)")
     parser.add_argument("--out", required=True, help="the safetensors file to write")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as training.synthetic=0")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     given = parser.parse_args(argv)
     torch.set_num_threads(given.threads)
     started = time.perf_counter()
     try:
-        spec = read_spec(given.spec)
+        spec = apply_settings(read_spec(given.spec), given.set)
         plan = plan_histories(spec)
         settings = resolve(PredictorTraining, spec.get("training", {}), "training")
         store = ContentStore(results_folder(plan.name, given.results))
@@ -57,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     made = {
         "spec": spec,
         "histories": {"trained_on": len(plan.runs), "held_out": len(plan.held_out)},
-        "validation": report,
+        "validation": {kind: _rounded(found) for kind, found in report.items()},
         "versions": {"raybench": __version__, "torch": str(torch.__version__)},
         "train_s": round(time.perf_counter() - started, 1),
     }

@@ -184,4 +184,6 @@ def test_the_job_writes_predictors_and_how_they_were_made(tmp_path, capsys):
     predictors = load_predictors(tmp_path / "p.safetensors")
     windows = exponential_windows(20_000, torch_generator("exponential", 0))
     for kind in KINDS:
-        assert made["validation"][kind]["exponential"]["mae"] == pytest.approx(judge(predictors[kind], windows)["mae"])
+        assert made["validation"][kind]["exponential"]["mae"] == pytest.approx(
+            judge(predictors[kind], windows)["mae"], rel=1e-3
+        )
