@@ -86,9 +86,9 @@ class AfimHparams:
     tiny={"epochs": 2},
 )
 def afim(task: UnlearningTask, hp: AfimHparams) -> nn.Module:
-    """ "Unlearning Trained Model by Activation Function deriving FIM" (Choi, 12 April 2025; no code, no results).
+    """Climb the loss of D_f with other activation functions (A, B), or by Eq. 14 in closed form (C): Choi 2025.
 
-    Minimises -s loss(D_f) + mu loss(D_r batches), s = 1 climbing and -1 descending, with the network's ReLUs changed
+    "Unlearning Trained Model by Activation Function deriving FIM", 12 April 2025: no code, no results. Minimises -s loss(D_f) + mu loss(D_r batches), s = 1 climbing and -1 descending, with the network's ReLUs changed
     (A, B) or with each layer's gradient times P = pinv(I)^T (S^T S - beta) pinv(I) of Eq. 14 (C; I and S are the
     layer's inputs and outputs on D_f). The model that is returned, and that checkpoints see, has its ReLUs back.
 

@@ -50,7 +50,9 @@ class RewindHparams:
     tiny={"rewinds": 1, "warmup_epochs": 1, "lr": 1e-3},
 )
 def rewind(task: UnlearningTask, hp: RewindHparams) -> nn.Module:
-    """Jang, Kim and Youn 2025 (AAAI, algorithm 1): fine-tune on D_f for K = 15 recorded states Phi_0..Phi_14, then
+    """Jang, Kim and Youn 2025: a learned predictor undoes the fine-tuning of each weight on D_f, and what came before.
+
+    AAAI, algorithm 1: fine-tune on D_f for K = 15 recorded states Phi_0..Phi_14, then
     theta_i <- Phi_0,i + g_op(i)(history of i) for every single weight i; repeat.
 
     The predictors g (convolutions, dense layers, all else) guess where a weight was 3 epochs before Phi_0; they were
@@ -69,9 +71,11 @@ def rewind(task: UnlearningTask, hp: RewindHparams) -> nn.Module:
           convolutions that stand still drift by 1e-4 a rewind instead of 6e-6. Spec and validation numbers of both lie
           beside the file; those on exponential histories are of the family that a quarter of the training was.
         - the biases of the predictors' dense layers are held at zero instead of being driven there by an L1 penalty of
-          0.1, and the penalty of 1e-6 on the kernels is left out.
+          0.1 (so is that of the joining unit, which the authors leave free), the penalty of 1e-6 on the kernels is left
+          out, and all layers start small; the authors start ActNet and the joining unit by Glorot's rule.
         - windows are stratified by how far they move, and seen with a random sign.
-        - no sixteenth epoch after the last recorded one, which the authors' code runs and never uses.
+        - no epoch after the last recorded one; the authors' code runs a fifteenth, of which only the optimiser's state
+          has an effect.
         - augmentation is the dataset's (crops and flips); the authors' code also rotates, shears and zooms.
         - with frozen batch norm the whole network is in evaluation mode, so dropout is off as well.
         - ranks 3 and above use the predictor of convolutions, 2 that of dense layers, 0 and 1 that of biases; the

@@ -55,8 +55,9 @@ class TaskVectorHparams:
     tiny={"rewinds": 1, "warmup_epochs": 1, "lr": 1e-3},
 )
 def task_vector(task: UnlearningTask, hp: TaskVectorHparams) -> nn.Module:
-    """Ilharco et al. 2023 (section 3, forgetting by negation): theta <- Phi_0 - lambda (Phi_14 - Phi_0), where Phi_14
-    is Phi_0 fine-tuned on D_f; here repeated, with lambda by operation type.
+    """Ilharco et al. 2023, section 3, forgetting by negation: theta <- Phi_0 - lambda (Phi_14 - Phi_0), repeated.
+
+    Phi_14 is Phi_0 fine-tuned on D_f; lambda may differ by operation type.
 
     Cost: rewinds x (warm-up + 14) x |D_f| sample passes. Batch norm as in ``rewind``.
 
