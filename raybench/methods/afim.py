@@ -88,9 +88,10 @@ class AfimHparams:
 def afim(task: UnlearningTask, hp: AfimHparams) -> nn.Module:
     """Climb the loss of D_f with other activation functions (A, B), or by Eq. 14 in closed form (C): Choi 2025.
 
-    "Unlearning Trained Model by Activation Function deriving FIM", 12 April 2025: no code, no results. Minimises -s loss(D_f) + mu loss(D_r batches), s = 1 climbing and -1 descending, with the network's ReLUs changed
-    (A, B) or with each layer's gradient times P = pinv(I)^T (S^T S - beta) pinv(I) of Eq. 14 (C; I and S are the
-    layer's inputs and outputs on D_f). The model that is returned, and that checkpoints see, has its ReLUs back.
+    "Unlearning Trained Model by Activation Function deriving FIM", 12 April 2025: no code, no results. Minimises -s
+    loss(D_f) + mu loss(D_r batches), s = 1 climbing and -1 descending, with the network's ReLUs changed (A, B) or
+    with each layer's gradient times P = pinv(I)^T (S^T S - beta) pinv(I) of Eq. 14 (C; I and S are the layer's
+    inputs and outputs on D_f). The model that is returned, and that checkpoints see, has its ReLUs back.
 
     What holds in the document: the influence update (Eq. 1, an *ascent* on D_f), the second derivatives of softmax,
     H = diag(p) - p p^T, and the types of Eqs. 13 and 14. What does not: J_O = (dO/dL) J_L (L is a scalar) and hence
