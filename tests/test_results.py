@@ -40,7 +40,7 @@ def test_shipped_leaderboard(folder):
         assert sorted(rows["train_seed"]) == sorted(experiment.train_seeds)
         expected = t_interval(rows.groupby("train_seed")["distance"].mean().tolist())
         assert line["distance"] == pytest.approx(expected.mean)
-        assert line["distance_hi"] == pytest.approx(expected.hi)
+        assert line["distance_hi"] == pytest.approx(expected.hi, nan_ok=True)  # one seed has no interval
         assert json.loads(line["hparams"])
 
 
