@@ -59,7 +59,8 @@ def swept(rows: pd.DataFrame, names: Sequence[str]) -> Iterator[tuple[str, pd.Da
 
 
 def _family(variant: str, names: Sequence[str]) -> str:
-    parts = [part for part in re.split(r", (?=\w+=)", variant) if not part.startswith(tuple(f"{n}=" for n in names))]
+    own = tuple(f"{name}{sign}" for name in names for sign in "= ")  # a sweep writes n=1, people also n 1
+    parts = [part for part in re.split(r", (?=\w+=)", variant) if not part.startswith(own)]
     return ", ".join(parts)
 
 
