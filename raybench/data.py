@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -106,7 +107,7 @@ class Split:
     ``tick`` (set by the harness) is called once per batch: the place where a time limit may stop a method.
     """
 
-    images: Tensor  # uint8 [N, C, H, W], shared with other splits, never written
+    images: Tensor  # uint8 (or [0, 1] float) [N, C, H, W], shared with other splits, never written
     labels: Tensor  # int64 [N]
     index: Tensor  # int64 [n]: which rows of images and labels
     pixels: Pixels
@@ -149,6 +150,28 @@ class Split:
     def subset(self, positions: Tensor) -> Split:
         """The samples at ``positions`` (int64, into this split)."""
         return self._with(self.index[positions.to(self.index.device)])
+
+    def relabelled(self, labels: Tensor) -> Split:
+        """The same samples with other labels (int64 [n], in the order of ``targets``); this split keeps its own."""
+        changed = self.labels.clone()
+        changed[self.index] = labels.to(changed)
+        return dataclasses.replace(self, labels=changed)
+
+    def joined(self, other: Split) -> Split:
+        """These samples, then those of ``other``, as one split that draws from this one's generator.
+
+        Images may be [0, 1] floats in one of the two (made images); the uint8 ones of the other are then converted.
+        """
+        parts = [split.images[split.index] for split in (self, other)]
+        if parts[0].dtype != parts[1].dtype:
+            parts = [part.float() / 255.0 if part.dtype == torch.uint8 else part for part in parts]
+        images, labels = torch.cat(parts), torch.cat([self.targets, other.targets])
+        index = torch.arange(len(labels), device=self.index.device)
+        return dataclasses.replace(self, images=images, labels=labels, index=index)
+
+    def positions_in(self, whole: Split) -> Tensor:
+        """Where these samples stand in ``whole``, of which they are a part: int64 [n]. ``whole.index`` is sorted."""
+        return torch.searchsorted(whole.index, self.index)
 
     def private(self, generator: torch.Generator, tick: Callable[[], None] | None = None) -> Split:
         """The same samples as tensors of their own: what is handed to a method holds no other sample, and nothing

@@ -100,28 +100,32 @@ class References:
         key = content_hash(identity, 32)
         if key in self._models:
             return self._models[key]
-        found = self._load(problem, key)
+        found = self._load(problem, training, key)
         if found is None:
             with self._lease(key):
-                found = self._load(problem, key)
+                found = self._load(problem, training, key)
                 if found is None:
                     self._train(problem, training, split, seed, key, identity)
                     self._made.add(key)
-                    loaded = self._load(problem, key)
+                    loaded = self._load(problem, training, key)
                     assert loaded is not None
                     found = Reference(key, loaded.model, loaded.artefacts, loaded.record, cached=False)
         # As it is: the row of a model that another row's trial needed first must not say that it was cached.
         _remember(self._models, key, found)
         return found
 
-    def _load(self, problem: Problem, key: str) -> Reference | None:
+    def _load(self, problem: Problem, training: Training, key: str) -> Reference | None:
         entry = self._store.get(KIND, key)
         if entry is None:
             return None
         tensors, record = entry
         device = problem.splits["train"].images.device
+        own = TRAININGS[training.kind] if training.kind != STANDARD else None
         with seeded_globals(0):
-            model = problem.build()
+            if own is not None and own.network is not None:
+                model = own.network(problem.build, resolve(own.hparams, training.hparams, training.kind))
+            else:
+                model = problem.build()
         model.load_state_dict({n[6:]: t for n, t in tensors.items() if n.startswith("model.")})
         model.to(device).eval().requires_grad_(False)
         artefacts = {n[10:]: t.to(device) for n, t in tensors.items() if n.startswith("artefacts.")}

@@ -69,13 +69,22 @@ class MethodEntry(Entry):
     training: str | None = None  # the own training (TRAININGS key) that its original model needs
     no_op_default: str = ""  # why the defaults provably change nothing, where that is so
     skip: Callable[..., str | None] | None = None  # (problem facts, hp) -> reason it cannot run, or None
+    complexity: str = (
+        ""  # cost in sample passes as the method is published: "E N_r", with N_f, N_r, E epochs, K classes
+    )
+    batch_norm: str = ""  # what happens to the buffers of batch norm: "read", "move", "move unless ..."
 
 
 @dataclass(frozen=True)
 class TrainingEntry(Entry):
-    """Own training of an original model: ``fn(job) -> Trained(model, artefacts)``."""
+    """Own training of an original model: ``fn(job) -> Trained(model, artefacts)``.
+
+    ``network(build, hparams)`` makes the module that such a model's weights fit, where that is not ``build()`` itself:
+    an ensemble, another head. ``build`` makes a new network of the problem's architecture.
+    """
 
     hparams: type = NoParameters
+    network: Callable[[Callable[[], Any], Any], Any] | None = None
 
 
 @dataclass(frozen=True)

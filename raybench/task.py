@@ -77,6 +77,8 @@ class UnlearningTask:
         num_classes, input_shape: K and (channels, height, width).
         generator: the only source of randomness, on ``device``, seeded by the unlearn seed.
         recipe: how the original model was trained.
+        forget_positions, retain_positions: int64 [|D_f|] and [|D_r|], where the samples of ``forget`` and ``retain``
+            stood in the training split that the own training saw.
         artefacts: read-only tensors that the own training saved (codes, checkpoints); empty for standard originals.
         facts: names and shapes of the problem.
     """
@@ -95,6 +97,7 @@ class UnlearningTask:
         clock: Clock,
         passes: PassCounter,
         once: Once,
+        positions: Mapping[str, Tensor] | None = None,
         artefacts: Tensors | None = None,
         on_checkpoint: Callable[[nn.Module, int, Mapping[str, float]], None] | None = None,
         stop: Callable[[nn.Module], bool] | None = None,
@@ -109,6 +112,12 @@ class UnlearningTask:
         self.generator = generator
         self.recipe = recipe
         self.artefacts: Tensors = MappingProxyType({k: v.clone() for k, v in (artefacts or {}).items()})
+        where = {
+            FORGET: torch.empty(0, dtype=torch.int64),
+            RETAIN: torch.empty(0, dtype=torch.int64),
+            **(positions or {}),
+        }
+        self.forget_positions, self.retain_positions = where[FORGET].clone(), where[RETAIN].clone()
         self.reported = Reported()
         self._passes = passes
         self._clock = clock

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from raybench.data import Pixels, RawData, Split
 from raybench.passes import Clock, PassCounter
 from raybench.registry import CLASS, DATASETS, FORGET, METHODS, MODELS, RETAIN, SAMPLE, TRAININGS, VALIDATION
-from raybench.seeding import numpy_generator, torch_generator
+from raybench.seeding import numpy_generator, seeded_globals, torch_generator
 from raybench.space import resolve
 from raybench.task import Compute, Facts, Once, UnlearningTask
 from raybench.training import Recipe, Trained, TrainingJob, train_standard
@@ -35,6 +35,7 @@ class Bench:
     facts: Facts
     pixels: Pixels
     model_options: tuple[tuple[str, Any], ...]
+    train: Split | None = None
 
     def build(self) -> nn.Module:
         """A new network of the bench's architecture."""
@@ -74,8 +75,9 @@ def make_bench(
     bench = Bench(Trained(nn.Identity()), {}, facts, pixels, model_options)
     split = functools.partial(images_to_split, images, labels, pixels=pixels)
     entry = TRAININGS[training] if training else None
+    whole = split(index=np.sort(train)).bound(torch_generator("fit", seed, device=where))
     job = TrainingJob(
-        train=split(index=np.sort(train)).bound(torch_generator("fit", seed, device=where)),
+        train=whole,
         recipe=RECIPE,
         hparams=entry.hparams() if entry else None,
         seed=seed,
@@ -91,7 +93,7 @@ def make_bench(
         RETAIN: split(index=train[~forgotten]),
         VALIDATION: split(index=kept),
     }
-    return Bench(trained, splits, facts, pixels, model_options)
+    return Bench(trained, splits, facts, pixels, model_options, whole)
 
 
 def make_task(
@@ -121,6 +123,8 @@ def make_task(
         value = compute(torch_generator("once", name, inputs, seed, device=device))
         return {"value": value} if isinstance(value, Tensor) else dict(value)
 
+    with seeded_globals(0):
+        unit = bench.build()
     declared = needs if needs is not None else entry.needs if entry else frozenset({FORGET, RETAIN, VALIDATION})
     return UnlearningTask(
         original=bench.original.model,
@@ -132,7 +136,8 @@ def make_task(
         recipe=RECIPE,
         generator=torch_generator("task", seed, device=device),
         clock=Clock(device),
-        passes=PassCounter(bench.original.model, bench.facts.input_shape),
+        passes=PassCounter(unit.to(device), bench.facts.input_shape),
+        positions={n: bench.splits[n].positions_in(bench.train) for n in (FORGET, RETAIN) if bench.train is not None},
         once=once or compute_anew,
         on_checkpoint=on_checkpoint,
         artefacts=bench.original.artefacts,

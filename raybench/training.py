@@ -6,6 +6,7 @@ Data live on the device as uint8, augmentation happens there, and nothing per sa
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -82,6 +83,19 @@ class Recipe:
 def make_recipe(values: Mapping[str, Any]) -> Recipe:
     """A recipe from plain values (a spec's, or JSON's); unknown names and wrong types are a ``UserError``."""
     return resolve(Recipe, values, "recipe")
+
+
+def own_recipe(recipe: Recipe, hp: Any, **changes: Any) -> Recipe:
+    """The recipe of a method's own training: a constant learning rate, plain SGD without momentum, decay or clipping,
+    but for what ``hp`` has a field of the same name for (``epochs``, ``lr``, ``momentum`` ...) and then ``changes``.
+
+    How images are treated (augmentation, precision, memory format) stays the problem's, so that all methods see the
+    same images unless ``hp`` says otherwise. ``ValueError`` for values out of range, ``TypeError`` for unknown names.
+    """
+    plain = {"optimiser": "sgd", "momentum": 0.0, "weight_decay": 0.0}
+    plain |= {"schedule": "none", "warmup": 0.0, "clip_norm": None}
+    own = {f.name: getattr(hp, f.name) for f in dataclasses.fields(Recipe) if hasattr(hp, f.name)}
+    return dataclasses.replace(recipe, **{**plain, **own, **changes})
 
 
 def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:

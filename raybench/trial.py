@@ -172,11 +172,11 @@ def _method(run: _Run) -> None:
     device = problem.splits["train"].images.device
     limit = shop.settings.time_limit_s or max(MIN_TIME_LIMIT_S, RETRAIN_TIMES * retrained.record["train_s"])
     clock = Clock(device, limit)
-    passes = PassCounter(original.model, problem.facts.input_shape)
+    passes = PassCounter(retrained.model, problem.facts.input_shape)  # an own training may make another network
     curves = shop.settings.curves and spec.phase == FINAL
     observer = Observer(spec.trial_id, problem.splits, clock.elapsed) if curves else None
     task = _task(run, entry, clock, passes, observer)
-    warm_up(original.model, first_images(problem))
+    warm_up(retrained.model, first_images(problem))
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     run.row["artefact_bytes"] = original.record["artefact_bytes"]
@@ -255,6 +255,7 @@ def _task(
         clock=clock,
         passes=passes,
         once=once,
+        positions={n: problem.splits[n].positions_in(problem.splits["train"]) for n in ("forget", "retain")},
         artefacts=run.original.artefacts,
         on_checkpoint=observer,
         stop=stop,
@@ -322,7 +323,7 @@ def _gates(run: _Run, outputs: Outputs, retrained: Outputs, changed: bool | None
 
 def _cost(run: _Run, cost: Mapping[str, float], shared_s: float, peak: int | None) -> None:
     record = run.retrained.record
-    unit = PassCounter(run.original.model, run.problem.facts.input_shape)
+    unit = PassCounter(run.retrained.model, run.problem.facts.input_shape)
     flops = cost["forward"] * unit.unit_forward + cost["backward"] * unit.unit_backward
     whole = record["forward"] * unit.unit_forward + record["backward"] * unit.unit_backward
     run.row |= {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
@@ -170,3 +171,35 @@ def test_checksum_sees_every_part() -> None:
     }
     assert len(sums) == 10
     assert RawData("t", x, y, x, y, 2, (0.5,), (0.5,)).input_shape == (1, 4, 6)
+
+
+def test_relabelled_changes_the_labels_of_its_samples_only() -> None:
+    split = make_split()
+    part = split.subset(torch.tensor([4, 0, 2]))
+    before = split.labels.clone()
+    other = part.relabelled(torch.tensor([7, 8, 9]))
+    assert other.targets.tolist() == [7, 8, 9]
+    assert torch.equal(other.tensors()[0], part.tensors()[0])
+    assert torch.equal(split.labels, before)
+    assert part.targets.tolist() == before[part.index].tolist()
+
+
+@pytest.mark.parametrize("floats", ["neither", "first", "second"])
+def test_joined_is_one_after_the_other(floats: str) -> None:
+    split = make_split()
+    parts = [split.subset(torch.tensor([3, 1])), split.subset(torch.tensor([0, 5, 2]))]
+    expected = torch.cat([part.tensors()[0] for part in parts])
+    for number, name in enumerate(("first", "second")):
+        if floats == name:
+            parts[number] = dataclasses.replace(parts[number], images=split.images.float() / 255.0)
+    both = parts[0].joined(parts[1])
+    assert len(both) == 5
+    torch.testing.assert_close(both.tensors()[0], expected, rtol=0.0, atol=1e-6)
+    assert torch.equal(both.targets, split.targets[torch.tensor([3, 1, 0, 5, 2])])
+
+
+def test_positions_in_the_whole() -> None:
+    split = make_split()
+    whole = split.subset(split.index.argsort())
+    part = whole.subset(torch.tensor([3, 0, 1]))
+    assert part.positions_in(whole).tolist() == [3, 0, 1]

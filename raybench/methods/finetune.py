@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from optuna.distributions import FloatDistribution, IntDistribution
 from torch import nn
 
+from raybench.mechanisms.finetuning import train
 from raybench.registry import METHODS, RETAIN
 from raybench.space import nuisance, scientific
 from raybench.task import UnlearningTask
-from raybench.training import fit
 
 
 @dataclass(frozen=True)
@@ -51,18 +50,4 @@ def finetune(task: UnlearningTask, hp: FinetuneHparams) -> nn.Module:
         - the defaults are those of the l1-sparse paper's code (SGD, 0.01, 10 epochs, constant rate); published
           settings of this baseline reach from 0.01 for 10 epochs to 0.1 with a cosine for 5.
     """
-    model = task.model
-    recipe = dataclasses.replace(
-        task.recipe,
-        epochs=hp.epochs,
-        batch_size=hp.batch_size,
-        optimiser="sgd",
-        lr=hp.lr,
-        momentum=hp.momentum,
-        weight_decay=hp.weight_decay,
-        schedule=hp.schedule,
-        warmup=0.0,
-        clip_norm=None,
-    )
-    fit(model, task.retain, recipe, loss=task.loss, after_epoch=lambda epoch: task.checkpoint(model, epoch))
-    return model
+    return train(task, task.model, task.retain, hp)

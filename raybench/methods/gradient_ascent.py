@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Annotated
 
 from optuna.distributions import FloatDistribution, IntDistribution
 from torch import nn
 
+from raybench.mechanisms.finetuning import train
 from raybench.registry import FORGET, METHODS
 from raybench.space import nuisance, scientific
 from raybench.task import UnlearningTask
-from raybench.training import fit
 
 
 @dataclass(frozen=True)
@@ -57,26 +56,6 @@ def gradient_ascent(task: UnlearningTask, hp: GradientAscentHparams) -> nn.Modul
           to those of D_f, so that two effects are mixed.
         - learning rate and epochs are those of the l1-sparse paper's code (arXiv:2304.04934), searched over a range.
     """
-    model = task.model
-    recipe = dataclasses.replace(
-        task.recipe,
-        epochs=hp.epochs,
-        batch_size=hp.batch_size,
-        optimiser="sgd",
-        lr=hp.lr,
-        momentum=hp.momentum,
-        weight_decay=hp.weight_decay,
-        schedule="none",
-        warmup=0.0,
-        clip_norm=hp.clip_norm,
+    return train(
+        task, task.model, task.forget, hp, objective=lambda losses: -losses.mean(), train_mode=not hp.eval_mode
     )
-    fit(
-        model,
-        task.forget,
-        recipe,
-        loss=task.loss,
-        objective=lambda losses: -losses.mean(),
-        after_epoch=lambda epoch: task.checkpoint(model, epoch),
-        train_mode=not hp.eval_mode,
-    )
-    return model

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -10,11 +9,11 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from torch import Tensor, nn
 
 from raybench.data import Batch
+from raybench.mechanisms.finetuning import train
 from raybench.mechanisms.mixing import endless, with_others
 from raybench.registry import FORGET, METHODS, RETAIN
 from raybench.space import nuisance, scientific
 from raybench.task import UnlearningTask
-from raybench.training import fit
 
 
 @dataclass(frozen=True)
@@ -66,20 +65,8 @@ def neggrad_plus(task: UnlearningTask, hp: NegGradPlusHparams) -> nn.Module:
         - augmentation is the recipe's, so that all methods see the same images.
     """
     model = task.model
-    recipe = dataclasses.replace(
-        task.recipe,
-        epochs=hp.epochs,
-        batch_size=hp.batch_size,
-        optimiser="sgd",
-        lr=hp.lr,
-        momentum=hp.momentum,
-        weight_decay=hp.weight_decay,
-        schedule="none",
-        warmup=0.0,
-        clip_norm=hp.clip_norm,
-    )
     keep = 1.0 - hp.forget_weight
-    forgotten = endless(task.forget, hp.batch_size, augment=recipe.augment)
+    forgotten = endless(task.forget, hp.batch_size, augment=task.recipe.augment)
     both = with_others(task.loss, forgotten, keep, -hp.forget_weight)
     start = [p.detach().clone() for p in model.parameters()] if hp.pull else []
 
@@ -89,12 +76,4 @@ def neggrad_plus(task: UnlearningTask, hp: NegGradPlusHparams) -> nn.Module:
             losses = losses + keep * hp.pull / 2.0 * (p - was).square().sum()
         return losses
 
-    fit(
-        model,
-        task.retain,
-        recipe,
-        loss=loss,
-        after_epoch=lambda epoch: task.checkpoint(model, epoch),
-        train_mode=not hp.eval_mode,
-    )
-    return model
+    return train(task, model, task.retain, hp, loss=loss, train_mode=not hp.eval_mode)

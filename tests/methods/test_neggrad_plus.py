@@ -35,7 +35,7 @@ def test_objective_is_the_papers(monkeypatch: pytest.MonkeyPatch, forget_weight:
         found.append(float(loss(model, next(split.batches(recipe.batch_size))).mean()))
 
     task._loss = stub
-    monkeypatch.setattr("raybench.methods.neggrad_plus.fit", fit)
+    monkeypatch.setattr("raybench.mechanisms.finetuning.fit", fit)
     run_method("neggrad_plus", task, forget_weight=forget_weight)
     assert found == [pytest.approx(value, abs=1e-6)]
 
