@@ -148,7 +148,8 @@ def images_or_codes(frames: Frames) -> Drawn:
         group = _with_paper_names(group.assign(lambdas=_lambdas(group)))
         first = group.iloc[0]
         same = (codes[["dataset", "model", "scenario"]] == first[["dataset", "model", "scenario"]]).all(axis=1)
-        beside = _with_paper_names(codes[same & codes["lambdas"].isin(set(group["lambdas"]))])
+        alike = same & codes["lambdas"].isin(set(group["lambdas"]))  # at the same lambdas; or every line tuned its own
+        beside = _with_paper_names(codes[alike if alike.any() else same])
         lines = sorted(beside["variant"].unique())
         figure, axes = _panels(1, 2, (7.6, 3.2 + 0.16 * len(lines)))
         for axis, (column, label) in zip(axes, PAPER_NAMES.items(), strict=True):

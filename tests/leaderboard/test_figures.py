@@ -165,6 +165,16 @@ def test_images_or_codes_takes_codes_of_the_same_lambdas() -> None:
     assert "other" not in figure.get_supxlabel()
 
 
+def test_images_or_codes_shows_lines_that_tuned_lambdas_of_their_own() -> None:
+    def move(text: str) -> str:
+        return json.dumps({**json.loads(text), "lambda1": 0.7})
+
+    rows = real_images()
+    rows = [{**row, "hparams": move(row["hparams"])} if row["method"] == "mnemonic" else row for row in rows]
+    (figure,) = draw("images_or_codes", frames(rows)).values()
+    assert "other" in figure.get_supxlabel()
+
+
 def test_entropy_shows_retain_and_forget() -> None:
     (figure,) = draw("entropy", frames(*cutoffs())).values()
     ends, stay, go = figure.axes
