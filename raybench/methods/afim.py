@@ -84,6 +84,8 @@ class AfimHparams:
     paper="Choi 2025, Unlearning Trained Model by Activation Function deriving FIM",
     needs={FORGET, RETAIN},
     tiny={"epochs": 2},
+    complexity="E (1 + rho) N_f",
+    batch_norm="read",
 )
 def afim(task: UnlearningTask, hp: AfimHparams) -> nn.Module:
     """Climb the loss of D_f with other activation functions (A, B), or by Eq. 14 in closed form (C): Choi 2025.

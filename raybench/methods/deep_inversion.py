@@ -109,6 +109,8 @@ def needs_statistics(facts: Facts, hp: DeepInversionHparams) -> str | None:
     tiny={"epochs": 2, "images_per_class": 3, "inversion_batch": 9, "inversion_steps": 3, "statistics": 0.0},
     fresh=True,
     skip=needs_statistics,
+    complexity="images x (inversion steps + E)",
+    batch_norm="fresh (a new student)",
 )
 def deep_inversion(task: UnlearningTask, hp: DeepInversionHparams) -> nn.Module:
     """A student learns from images x inverted from the original, of the remaining classes only.

@@ -73,6 +73,8 @@ class DeepCleanHparams:
     paper="arXiv:2311.10448",
     needs={FORGET, RETAIN},
     tiny={"epochs": 2, "fisher_samples": 100},
+    complexity="N_f + N_r + E N_r",
+    batch_norm="move unless bn_buffers: freeze",
 )
 def deepclean(task: UnlearningTask, hp: DeepCleanHparams) -> nn.Module:
     """Shi et al. 2023: r_i = I_f,i / I_r,i, reset the entries with r_i > gamma, fine-tune only those on D_r.

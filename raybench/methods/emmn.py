@@ -53,6 +53,8 @@ class EmmnHparams:
     needs=set(),
     scope={CLASS},
     tiny={"noise_steps": 3, "copies": 2, "batch_size": 8},
+    complexity="K B (noise steps + copies)",
+    batch_norm="move",
 )
 def emmn(task: UnlearningTask, hp: EmmnHparams) -> nn.Module:
     """Noise that the model finds least like a forget class is taught as that class, beside noise most like the others.

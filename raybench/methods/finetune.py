@@ -39,6 +39,8 @@ class FinetuneHparams:
     paper="arXiv:1911.04933",
     needs={RETAIN},
     tiny={"epochs": 2},
+    complexity="E N_r",
+    batch_norm="move",
 )
 def finetune(task: UnlearningTask, hp: FinetuneHparams) -> nn.Module:
     """Minimise the data loss on D_r from the original weights (the baseline of Golatkar et al. 2020, section 6).

@@ -88,6 +88,8 @@ TINY |= {"max_redraws": 8, "check_every": 2, "proxies": 8, "inversion_steps": 5}
     scope={CLASS},
     tiny=TINY,
     fresh=True,
+    complexity="pseudo-batches x B x steps",
+    batch_norm="fresh (a new student)",
 )
 def gkt(task: UnlearningTask, hp: GktHparams) -> nn.Module:
     """A new student learns from the original on generated images that do not look like the forget classes.

@@ -94,6 +94,8 @@ TINY |= {"check_every": 2, "proxies": 8, "inversion_steps": 5, "batch_statistics
     tiny=TINY,
     fresh=True,
     skip=needs_statistics,
+    complexity="pseudo-batches x B x steps",
+    batch_norm="fresh (a new student)",
 )
 def gkt_plus(task: UnlearningTask, hp: GktPlusHparams) -> nn.Module:
     """A new student learns from the original on generated images from which the forget classes are filtered out.

@@ -43,6 +43,8 @@ class GradientAscentHparams:
     paper="arXiv:2109.13398",
     needs={FORGET},
     tiny={"epochs": 2},
+    complexity="E N_f",
+    batch_norm="read unless eval_mode: false",
 )
 def gradient_ascent(task: UnlearningTask, hp: GradientAscentHparams) -> nn.Module:
     """w <- w + lr * gradient of the mean loss on D_f, by batches (Thudi et al. 2022; NegGrad of arXiv:1911.04933).

@@ -56,6 +56,8 @@ class KfacAscentHparams:
     paper="arXiv:1503.05671",
     needs={FORGET, RETAIN},
     tiny={"epochs": 2, "samples": 60},
+    complexity="E N_f + samples",
+    batch_norm="read",
 )
 def kfac_ascent(task: UnlearningTask, hp: KfacAscentHparams) -> nn.Module:
     """w <- w + step |w| u / |u|,  u = (A (x) G + damping)^{-1} gradient of the mean loss on D_f, by batches.

@@ -95,6 +95,8 @@ class MnemonicHparams:
     needs=set(),
     scope={CLASS},
     training="mnemonic",
+    complexity="K",
+    batch_norm="read",
 )
 def mnemonic(task: UnlearningTask, hp: MnemonicHparams) -> nn.Module:
     """Yamashita et al. 2024, Algorithm 2: one perturbation w +- alpha eta along the Fisher ratio of the codes.

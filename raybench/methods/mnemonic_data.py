@@ -42,6 +42,8 @@ class MnemonicDataHparams:
     needs={FORGET, RETAIN},
     scope={CLASS},
     tiny={"n": 20},
+    complexity="n K",
+    batch_norm="read",
 )
 def mnemonic_data(task: UnlearningTask, hp: MnemonicDataHparams) -> nn.Module:
     """Yamashita et al. 2024, Algorithm 2 without codes (the ablation of Figure 4): w +- alpha eta, eta = f_F / f_R.

@@ -53,6 +53,8 @@ class NegGradPlusHparams:
     paper="arXiv:2302.09880",
     needs={FORGET, RETAIN},
     tiny={"epochs": 1},
+    complexity="2 E N_r",
+    batch_norm="move unless eval_mode",
 )
 def neggrad_plus(task: UnlearningTask, hp: NegGradPlusHparams) -> nn.Module:
     """Minimise a * loss(D_r) - (1 - a) * loss(D_f), by batches (Kurmanji et al. 2023, section 4 and its code).

@@ -8,7 +8,15 @@ from raybench.registry import METHODS, NoParameters
 from raybench.task import UnlearningTask
 
 
-@METHODS.register("original", label="Original", needs=set(), identity=True, reference=True)
+@METHODS.register(
+    "original",
+    label="Original",
+    needs=set(),
+    identity=True,
+    reference=True,
+    complexity="0",
+    batch_norm="read",
+)
 def original(task: UnlearningTask, hp: NoParameters) -> nn.Module:
     """Return the original model as it is. Cost: nothing; batch-norm buffers stay. No paper: a trivial baseline.
 

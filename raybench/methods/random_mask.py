@@ -43,6 +43,8 @@ class RandomMaskHparams(DeepCleanHparams):
     paper="arXiv:2311.10448",
     needs={FORGET, RETAIN},
     tiny={"epochs": 2, "fisher_samples": 100},
+    complexity="N_f + N_r + E N_r",
+    batch_norm="move unless bn_buffers: freeze",
 )
 def random_mask(task: UnlearningTask, hp: RandomMaskHparams) -> nn.Module:
     """Control of DeepClean (Shi et al. 2023): as many entries as r_i = I_f,i / I_r,i > gamma selects, at random.

@@ -9,7 +9,15 @@ from raybench.task import UnlearningTask
 from raybench.training import fit
 
 
-@METHODS.register("retrain", label="Retrain", needs={RETAIN}, reference=True, fresh=True)
+@METHODS.register(
+    "retrain",
+    label="Retrain",
+    needs={RETAIN},
+    reference=True,
+    fresh=True,
+    complexity="E N_r",
+    batch_norm="fresh (a new model)",
+)
 def retrain(task: UnlearningTask, hp: NoParameters) -> nn.Module:
     """Train a new model on D_r by the recipe of the original (Bourtoule et al. 2021, arXiv:1912.03817, section 3).
 

@@ -48,6 +48,8 @@ class RewindHparams:
     paper="doi:10.1609/aaai.v39i25.34822",
     needs={FORGET},
     tiny={"rewinds": 1, "warmup_epochs": 1, "lr": 1e-3},
+    complexity="rewinds x (warm-up + 14) x N_f",
+    batch_norm="read unless batch_norm: train",
 )
 def rewind(task: UnlearningTask, hp: RewindHparams) -> nn.Module:
     """Jang, Kim and Youn 2025: a learned predictor undoes the fine-tuning of each weight on D_f, and what came before.

@@ -53,6 +53,8 @@ class TaskVectorHparams:
     paper="arXiv:2212.04089",
     needs={FORGET},
     tiny={"rewinds": 1, "warmup_epochs": 1, "lr": 1e-3},
+    complexity="rewinds x (warm-up + 14) x N_f",
+    batch_norm="read unless batch_norm: train",
 )
 def task_vector(task: UnlearningTask, hp: TaskVectorHparams) -> nn.Module:
     """Ilharco et al. 2023, section 3, forgetting by negation: theta <- Phi_0 - lambda (Phi_14 - Phi_0), repeated.

@@ -27,6 +27,7 @@ NAMES = METHODS.names()
 SEARCHED = [(name, field) for name in NAMES for field in searched(METHODS[name].hparams)]
 MODEL, SAMPLES = "lenet5", 300
 SMALL = {"model": MODEL, "samples": SAMPLES}
+BUFFERS = ("read", "move", "fresh")  # what batch_norm= may begin with
 
 
 class Boom(Exception):
@@ -159,6 +160,13 @@ def test_defaults_lie_inside_their_ranges(name):
     resolve(entry.hparams, entry.tiny, name)  # and the tiny overrides are fields of the right types
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_cost_and_batch_norm_are_declared(name):
+    entry = METHODS[name]
+    assert entry.complexity, "complexity= must say what the method costs as published, in sample passes"
+    assert entry.batch_norm.split(" ")[0] in BUFFERS, f"batch_norm= must begin with one of {BUFFERS}"
+
+
 # --- what a run gives ------------------------------------------------------------------------------------------
 
 
@@ -249,6 +257,18 @@ def test_result_is_finite_and_keeps_the_keys(name, model):
     assert logits.shape == (16, task.num_classes)
     assert bool(torch.isfinite(logits).all())
     assert all(np.isfinite(value) for value in task.reported.scalars.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_batch_norm_buffers_do_as_declared(name):
+    entry = METHODS[name]
+    task = task_of(name, model="allcnn", model_options=(("width", 4),))
+    before = {key: value.clone() for key, value in task.model.named_buffers()}
+    result = run_method(name, task)
+    if entry.predictor or entry.batch_norm.startswith("fresh") or not before:
+        return
+    moved = any(not torch.equal(before[key], value) for key, value in result.named_buffers())
+    assert moved == entry.batch_norm.startswith("move")
 
 
 @pytest.mark.parametrize("name", NAMES)
