@@ -10,6 +10,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from rich.console import Console
 from rich.table import Table
 
+from raybench.measured import measured_shares
 from raybench.options import option_names
 from raybench.registry import KINDS, TRAININGS, DatasetEntry, Entry, MethodEntry, MetricEntry, ModelEntry
 from raybench.seeding import canonical
@@ -38,6 +39,9 @@ def _record(entry: Entry) -> dict[str, Any]:
             "scope": sorted(entry.scope),
             "reference": entry.reference,
             "training": entry.training,
+            "complexity": entry.complexity,
+            "measured": measured_shares().get(entry.name),
+            "batch_norm": entry.batch_norm,
             "hparams": _fields(entry.hparams),
         }
         if entry.training:
@@ -84,7 +88,7 @@ def catalogue(kind: str, form: str) -> str:
     if form == "json":
         return json.dumps(found, indent=1)
     if form == "markdown":
-        return _markdown(found, _columns(kind))
+        return _markdown(found, _columns(kind, wide=True))
     table = Table(box=None, pad_edge=False)
     columns = _columns(kind)
     for column in columns:
@@ -103,9 +107,10 @@ def _markdown(found: list[dict[str, Any]], columns: tuple[str, ...]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _columns(kind: str) -> tuple[str, ...]:
+def _columns(kind: str, wide: bool = False) -> tuple[str, ...]:
+    more = ("batch_norm", "training", "searched", "paper", "summary") if wide else ("training", "searched", "summary")
     return {
-        "methods": ("name", "needs", "scope", "training", "searched", "paper", "summary"),
+        "methods": ("name", "needs", "scope", "complexity", "measured", *more),
         "metrics": ("name", "unit", "direction", "summary"),
         "models": ("name", "options", "summary"),
         "datasets": ("name", "options", "summary"),
@@ -120,6 +125,8 @@ def _cell(record: dict[str, Any], column: str) -> str:
     if column == "searched":
         return ", ".join(f["name"] for f in record["hparams"] if "searched" in f) or "-"
     value = record.get(column)
+    if column == "measured":
+        return "-" if value is None else f"{100 * value:.3g} %"
     if column == "params":
         return ", ".join(f["name"] for f in value or ())
     if isinstance(value, list):
