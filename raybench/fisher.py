@@ -11,7 +11,10 @@ are all that the per-sample gradients of the usual layers need, so no gradient i
 
 Every other parameter (layer norm, embeddings, bare parameters, layers that are used twice in one pass) goes
 through ``torch.func``: ``vmap(grad)`` in slices, which costs one more forward and backward pass per sample.
-Labels drawn from the model instead of the data give the true Fisher; the caller does that.
+Labels drawn from the model instead of the data give the true Fisher; the caller does that. Its exact expectation
+over labels is the diagonal of ``over_labels(loss)``: a loss may give several losses per sample [m, n], whose squared
+gradients are summed, at the cost of one forward and m backward passes.
+``power=1`` sums the gradients' magnitudes instead of their squares; nothing else changes.
 """
 
 from __future__ import annotations
@@ -31,7 +34,8 @@ from raybench.data import Batch, Split
 from raybench.passes import count_functional
 
 Mode = Literal["per_sample", "per_batch"]
-LossFunction = Callable[[nn.Module, Batch], Tensor]  # per-sample losses [n]; UnlearningTask.loss is one
+Power = Literal[1, 2]
+LossFunction = Callable[[nn.Module, Batch], Tensor]  # per-sample losses [n] or [m, n]; UnlearningTask.loss is one
 SLICE_ELEMENTS = 2**24  # per-sample gradients and patches held at once: 64 MiB each in fp32
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 FAST = (nn.Linear, nn.Conv2d, *BATCH_NORMS)
@@ -43,6 +47,24 @@ def data_loss(model: nn.Module, batch: Batch) -> Tensor:
     return F.cross_entropy(model(images), labels, reduction="none")
 
 
+def over_labels(loss: LossFunction) -> LossFunction:
+    """The losses [K, n] whose squared gradients sum to  sum_y p(y|x) (d loss(x, y) / d w)^2,  y every class.
+
+    With cross-entropy that is the diagonal of the true Fisher (labels of the data are not looked at). ``loss`` must
+    treat labels as classes of the logits [n, K], which are computed once.
+    """
+
+    def losses(model: nn.Module, batch: Batch) -> Tensor:
+        images, labels = batch
+        logits = model(images)
+        weights = logits.detach().softmax(1).sqrt()
+        answer = cast(nn.Module, lambda _: logits)
+        classes = range(logits.shape[1])
+        return torch.stack([weights[:, k] * loss(answer, (images, torch.full_like(labels, k))) for k in classes])
+
+    return losses
+
+
 def fisher_diag(
     model: nn.Module,
     images: Tensor,
@@ -51,6 +73,7 @@ def fisher_diag(
     mode: Mode = "per_sample",
     batch_size: int = 64,
     loss: LossFunction = data_loss,
+    power: Power = 2,
     slice_elements: int = SLICE_ELEMENTS,
 ) -> dict[str, Tensor]:
     """Fisher diagonal of ``model`` on normalised ``images`` [n, C, H, W] with ``labels`` [n].
@@ -67,7 +90,7 @@ def fisher_diag(
     unknown mode, and for batch norm without running statistics (a sample then has no gradient of its own).
     """
     pairs = zip(images.split(batch_size), labels.split(batch_size), strict=True)
-    return fisher_of_batches(model, pairs, mode=mode, loss=loss, slice_elements=slice_elements)
+    return fisher_of_batches(model, pairs, mode=mode, loss=loss, power=power, slice_elements=slice_elements)
 
 
 def fisher_of_split(
@@ -79,6 +102,7 @@ def fisher_of_split(
     samples: int | None = None,
     generator: torch.Generator | None = None,
     loss: LossFunction = data_loss,
+    power: Power = 2,
     slice_elements: int = SLICE_ELEMENTS,
 ) -> dict[str, Tensor]:
     """``fisher_diag`` on a split, its batches streamed, without augmentation.
@@ -90,7 +114,7 @@ def fisher_of_split(
             raise ValueError("a Fisher diagonal on a subsample needs a generator to draw it; pass generator=")
         split = split.subset(torch.randperm(len(split), generator=generator, device=generator.device)[:samples])
     batches = split.batches(batch_size)
-    return fisher_of_batches(model, batches, mode=mode, loss=loss, slice_elements=slice_elements)
+    return fisher_of_batches(model, batches, mode=mode, loss=loss, power=power, slice_elements=slice_elements)
 
 
 def fisher_of_batches(
@@ -99,9 +123,12 @@ def fisher_of_batches(
     *,
     mode: Mode = "per_sample",
     loss: LossFunction = data_loss,
+    power: Power = 2,
     slice_elements: int = SLICE_ELEMENTS,
 ) -> dict[str, Tensor]:
     """``fisher_diag`` on an iterable of batches."""
+    if power not in (1, 2):
+        raise ValueError(f"power of a Fisher diagonal must be 1 or 2, got {power!r}")
     if mode not in ("per_sample", "per_batch"):
         raise ValueError(f"mode of a Fisher diagonal must be per_sample or per_batch, got {mode!r}")
     for name, layer in model.named_modules():
@@ -110,15 +137,18 @@ def fisher_of_batches(
     sums = {n: torch.zeros_like(p, dtype=torch.float64, requires_grad=False) for n, p in model.named_parameters()}
     count = 0
     with _differentiable(model), torch.enable_grad():
-        plan = _Plan(model)
+        plan = _Plan(model, power)
         for batch in batches:
             if mode == "per_batch":
                 count += 1
                 parameters = dict(model.named_parameters())
-                grads = torch.autograd.grad(loss(model, batch).mean(), list(parameters.values()), allow_unused=True)
+                value_of_batch = loss(model, batch)
+                if value_of_batch.ndim > 1:
+                    raise ValueError("several losses per sample need mode per_sample, got per_batch")
+                grads = torch.autograd.grad(value_of_batch.mean(), list(parameters.values()), allow_unused=True)
                 for name, value in zip(parameters, grads, strict=True):
                     if value is not None:
-                        sums[name] += value.square()
+                        sums[name] += _raised(value, power)
                 continue
             count += len(batch[1])
             for name, squares in plan.squared_gradients(batch, loss, slice_elements):
@@ -156,15 +186,15 @@ class _Call:
 class _Plan:
     """Which layers take the fast path, settled on the first batch, and the squared gradients of a batch."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, power: Power) -> None:
+        self.model, self.power = model, power
         self.names = {id(p): name for name, p in model.named_parameters()}
         self.candidates = [layer for layer in model.modules() if _is_plain(layer)]
         self.fast: list[nn.Module] | None = None
         self.slow: list[str] = []
 
     def squared_gradients(self, batch: Batch, loss: LossFunction, slice_elements: int) -> Iterator[tuple[str, Tensor]]:
-        """(parameter name, sum over the batch of squared per-sample gradients)."""
+        """(parameter name, sum over the batch of squared per-sample gradients), a parameter once per loss."""
         calls: dict[nn.Module, list[_Call]] = {layer: [] for layer in self.candidates}
         with _recorded(calls):
             losses = loss(self.model, batch)
@@ -175,13 +205,16 @@ class _Plan:
             raise ValueError("the model calls its layers differently from batch to batch; pass batches one by one")
         used = [(layer, calls[layer][0]) for layer in self.fast]
         if used:
-            grads = torch.autograd.grad(losses.sum(), [call.output for _, call in used])
-            with torch.no_grad():
-                for (layer, call), g in zip(used, grads, strict=True):
-                    for p, squares in _squares(layer, call.inputs.detach(), g, slice_elements):
-                        yield self.names[id(p)], squares
+            rows = losses.reshape(-1, losses.shape[-1])
+            for k, row in enumerate(rows):
+                grads = torch.autograd.grad(row.sum(), [c.output for _, c in used], retain_graph=k + 1 < len(rows))
+                with torch.no_grad():
+                    for (layer, call), g in zip(used, grads, strict=True):
+                        for p, squares in _squares(layer, call.inputs.detach(), g, slice_elements, self.power):
+                            yield self.names[id(p)], squares
         if self.slow:
-            yield from self._functional(batch, loss, slice_elements)
+            for which in range(len(losses)) if losses.ndim > 1 else [None]:
+                yield from self._functional(batch, loss, slice_elements, which)
 
     def _settle(self, calls: dict[nn.Module, list[_Call]], losses: Tensor, samples: int) -> None:
         """A layer is fast if its forward ran once, on inputs nobody wrote to, with one row per sample, and the
@@ -196,7 +229,9 @@ class _Plan:
         # A parameter that the loss does not reach at all has gradient zero and needs no pass.
         self.slow = [name for key, name in self.names.items() if key not in covered and edges[key]]
 
-    def _functional(self, batch: Batch, loss: LossFunction, slice_elements: int) -> Iterator[tuple[str, Tensor]]:
+    def _functional(
+        self, batch: Batch, loss: LossFunction, slice_elements: int, which: int | None
+    ) -> Iterator[tuple[str, Tensor]]:
         parameters = dict(self.model.named_parameters())
         chosen = {name: parameters[name].detach() for name in self.slow}
 
@@ -204,7 +239,8 @@ class _Plan:
             def forward(x: Tensor) -> Any:
                 return functional_call(self.model, values, (x,))
 
-            return loss(cast(nn.Module, forward), (image[None], label[None]))[0]
+            losses = loss(cast(nn.Module, forward), (image[None], label[None]))
+            return losses[0] if which is None else losses[which, 0]
 
         per_sample = vmap(grad(sample_loss), in_dims=(None, 0, 0))
         step = max(1, slice_elements // sum(p.numel() for p in chosen.values()))
@@ -213,7 +249,7 @@ class _Plan:
         with torch.no_grad():
             for some, their in zip(images.split(step), labels.split(step), strict=True):
                 for name, value in per_sample(chosen, some, their).items():
-                    yield name, value.square().sum(0)
+                    yield name, _raised(value, self.power).sum(0)
         count_functional(self.model, len(labels))
 
 
@@ -262,28 +298,35 @@ def _edges_into_parameters(losses: Tensor) -> Counter[int]:
     return edges
 
 
-def _squares(layer: nn.Module, a: Tensor, g: Tensor, slice_elements: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _raised(values: Tensor, power: Power) -> Tensor:
+    """Squares, or magnitudes."""
+    return values.square() if power == 2 else values.abs()
+
+
+def _squares(
+    layer: nn.Module, a: Tensor, g: Tensor, slice_elements: int, power: Power
+) -> Iterator[tuple[Tensor, Tensor]]:
     """(parameter, sum over samples of its squared gradients) from layer inputs ``a`` and output gradients ``g``."""
     if isinstance(layer, BATCH_NORMS):
         assert layer.running_mean is not None
         assert layer.running_var is not None
         shape = (1, -1, *(1,) * (a.ndim - 2))
         normalised = (a - layer.running_mean.view(shape)) * (layer.running_var + layer.eps).rsqrt().view(shape)
-        yield layer.weight, _over_positions(g * normalised).square().sum(0)
-        yield layer.bias, _over_positions(g).square().sum(0)
+        yield layer.weight, _raised(_over_positions(g * normalised), power).sum(0)
+        yield layer.bias, _raised(_over_positions(g), power).sum(0)
     elif isinstance(layer, nn.Linear):
         if a.ndim == 2:
-            yield layer.weight, g.square().T @ a.square()
+            yield layer.weight, _raised(g, power).T @ _raised(a, power)
         else:
             left, right = g.flatten(1, -2).transpose(1, 2), a.flatten(1, -2)
-            yield layer.weight, _sum_of_squared_products(left, right, slice_elements)
+            yield layer.weight, _sum_of_squared_products(left, right, slice_elements, power)
         if layer.bias is not None:
-            yield layer.bias, g.flatten(1, -2).sum(1).square().sum(0) if g.ndim > 2 else g.square().sum(0)
+            yield layer.bias, _raised(g.flatten(1, -2).sum(1) if g.ndim > 2 else g, power).sum(0)
     else:
         assert isinstance(layer, nn.Conv2d)
-        yield layer.weight, _conv_squares(layer, a, g, slice_elements)
+        yield layer.weight, _conv_squares(layer, a, g, slice_elements, power)
         if layer.bias is not None:
-            yield layer.bias, _over_positions(g).square().sum(0)
+            yield layer.bias, _raised(_over_positions(g), power).sum(0)
 
 
 def _over_positions(x: Tensor) -> Tensor:
@@ -291,16 +334,16 @@ def _over_positions(x: Tensor) -> Tensor:
     return x.flatten(2).sum(2) if x.ndim > 2 else x
 
 
-def _sum_of_squared_products(left: Tensor, right: Tensor, slice_elements: int) -> Tensor:
+def _sum_of_squared_products(left: Tensor, right: Tensor, slice_elements: int, power: Power) -> Tensor:
     """sum_n (left_n @ right_n)^2 of [n, o, l] and [n, l, i], as [o, i]."""
     total = left.new_zeros(left.shape[1], right.shape[2])
     step = max(1, slice_elements // total.numel())
     for some, their in zip(left.split(step), right.split(step), strict=True):
-        total += torch.bmm(some, their).square_().sum(0)
+        total += _raised(torch.bmm(some, their), power).sum(0)
     return total
 
 
-def _conv_squares(layer: nn.Conv2d, a: Tensor, g: Tensor, slice_elements: int) -> Tensor:
+def _conv_squares(layer: nn.Conv2d, a: Tensor, g: Tensor, slice_elements: int, power: Power) -> Tensor:
     """Per-sample weight gradients are products of output gradients [n, o, l] with patches [n, l, i kh kw], one
     per group of channels."""
     groups = layer.groups
@@ -313,6 +356,6 @@ def _conv_squares(layer: nn.Conv2d, a: Tensor, g: Tensor, slice_elements: int) -
         n, _, positions = patches.shape
         patches = patches.reshape(n * groups, -1, positions)
         outputs = their.reshape(n * groups, -1, positions)
-        products = torch.bmm(outputs, patches.transpose(1, 2)).square_()
+        products = _raised(torch.bmm(outputs, patches.transpose(1, 2)), power)
         total += products.view(n, *total.shape).sum(0)
     return total

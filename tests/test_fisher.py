@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from raybench.data import Batch, Pixels, Split
-from raybench.fisher import fisher_diag, fisher_of_split
+from raybench.fisher import data_loss, fisher_diag, fisher_of_split, over_labels
 from raybench.passes import PassCounter
 
 
@@ -226,3 +226,78 @@ def test_functional_passes_are_counted(batch: Batch) -> None:
     passes.track(model)
     fisher_diag(model, *batch)
     assert passes.forward == pytest.approx(22)  # the fast path, and vmap(grad) for the group norm
+
+
+def expected_one_by_one(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """The oracle of ``over_labels``: sum_y p(y|x) (d loss(x, y) / d w)^2, a sample and a label at a time."""
+    double = copy.deepcopy(model).double().eval()
+    total = [torch.zeros_like(p) for p in double.parameters()]
+    for x in images:
+        x = x.double() if x.is_floating_point() else x
+        shares = double(x[None]).softmax(1)[0].detach()
+        for k, share in enumerate(shares):
+            value = F.cross_entropy(double(x[None]), torch.tensor([k]))
+            grads = torch.autograd.grad(value, list(double.parameters()), allow_unused=True)
+            for sums, g in zip(total, grads, strict=True):
+                if g is not None:
+                    sums += share * g.detach() ** 2
+    names = [name for name, _ in double.named_parameters()]
+    return {name: sums.detach() / len(images) for name, sums in zip(names, total, strict=True)}
+
+
+def test_expectation_over_labels_of_a_linear_head() -> None:
+    """Logits (1, 0, -1) of one feature x = 2: p (1 - p) x^2, and the empirical Fisher at y = 0."""
+    head = nn.Linear(1, 3, bias=False)
+    with torch.no_grad():
+        head.weight.copy_(torch.tensor([[0.5], [0.0], [-0.5]]))
+    x, y = torch.tensor([[2.0]]), torch.tensor([0])
+    found = fisher_diag(head, x, y, loss=over_labels(data_loss))["weight"].flatten()
+    assert found.tolist() == pytest.approx([0.890782, 0.739346, 0.327700], abs=1e-6)
+    empirical = fisher_diag(head, x, y)["weight"].flatten()
+    assert empirical.tolist() == pytest.approx([0.448254, 0.239568, 0.032422], abs=1e-6)
+
+
+def test_expectation_over_labels_equals_a_label_at_a_time(batch: Batch) -> None:
+    model = conv_net()
+    found = fisher_diag(model, *batch, loss=over_labels(data_loss), batch_size=4)
+    assert_same(found, expected_one_by_one(model, batch[0]))
+    ids = torch.randint(9, (4, 3), generator=torch.Generator().manual_seed(2))
+    shared = seeded(Shared())  # the path through torch.func
+    found = fisher_diag(shared, ids, torch.zeros(4, dtype=torch.int64), loss=over_labels(data_loss))
+    assert_same(found, expected_one_by_one(shared, ids))
+    with pytest.raises(ValueError, match="need mode per_sample"):
+        fisher_diag(model, *batch, loss=over_labels(data_loss), mode="per_batch")
+
+
+def test_expectation_over_labels_costs_a_forward_and_k_backward_passes(batch: Batch) -> None:
+    model = conv_net(groups=1).eval()
+    passes = PassCounter(model, (3, 10, 10))
+    passes.track(model)
+    with FlopCounterMode(display=False) as flops:
+        fisher_diag(model, *batch, loss=over_labels(data_loss))
+    assert passes.forward == pytest.approx(11)
+    assert passes.backward == pytest.approx(44)
+    assert flops.get_total_flops() == pytest.approx(passes.forward_flops + passes.backward_flops, rel=0.05)
+
+
+def test_power_one_sums_magnitudes(batch: Batch) -> None:
+    for model, (images, labels) in (
+        (conv_net(), batch),
+        (seeded(Shared()), (torch.randint(9, (4, 3), generator=torch.Generator().manual_seed(2)), batch[1][:4])),
+    ):
+        double = copy.deepcopy(model).double().eval()
+        total = [torch.zeros_like(p) for p in double.parameters()]
+        for x, y in zip(images, labels, strict=True):
+            value = F.cross_entropy(double(x[None].double() if x.is_floating_point() else x[None]), y[None])
+            grads = torch.autograd.grad(value, list(double.parameters()), allow_unused=True, materialize_grads=True)
+            total = [sums + g.abs() for sums, g in zip(total, grads, strict=True)]
+        names = [name for name, _ in model.named_parameters()]
+        expected = {name: (sums / len(labels)).detach() for name, sums in zip(names, total, strict=True)}
+        found = fisher_diag(model, images, labels, power=1)
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name].double(), value, rtol=1e-4, atol=1e-6 * float(value.max()))
+    single = fisher_diag(conv_net(), *batch, power=1, mode="per_batch", batch_size=1)
+    for name, value in fisher_diag(conv_net(), *batch, power=1).items():
+        torch.testing.assert_close(single[name], value, rtol=1e-4, atol=1e-6 * float(value.max()))
+    with pytest.raises(ValueError, match="1 or 2"):
+        fisher_diag(conv_net(), *batch, power=3)  # type: ignore[arg-type]
