@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
+from raybench import load_leaderboard
 from raybench.errors import UserError
 from raybench.registry import KINDS, METHODS, Entry, MethodEntry, Registry, load_plugins
 from raybench.testing import make_task, run_method
@@ -157,6 +161,35 @@ def test_an_installed_entry_point_is_loaded_and_its_method_runs(site: Path) -> N
     assert torch.equal(after, before / 2)
     reload_methods()
     assert METHODS["halves"].label == "Halves"
+
+
+def test_a_method_of_another_package_is_run_and_ranked(site: Path) -> None:
+    """As its author would: installed, named in a spec, started from the command line in a process of its own."""
+    install(site, "rb_guest", HALVES.format(name="guest"))
+    methods = ["original", "retrain", "guest", {"name": "finetune", "hparams": {"epochs": 1}}]
+    problem = {"dataset": "digits", "models": ["mlp"], "scenarios": [{"label_noise": {"fraction": 0.2}}]}
+    spec = {"name": "guests", "problems": [{**problem, "recipe": {"epochs": 4}}], "methods": methods}
+    (site / "guests.yaml").write_text(yaml.safe_dump({**spec, "seeds": {"train": [0, 1, 2]}, "gold_seeds": 1}))
+    command = [
+        sys.executable,
+        "-m",
+        "raybench",
+        "run",
+        "guests.yaml",
+        "--serial",
+        "--results",
+        "out",
+        "--store",
+        "store",
+    ]
+    paths = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        command, cwd=site, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    lines = load_leaderboard(str(site / "out")).set_index("method")
+    assert lines.loc["guest", "n"] == 3
+    assert {int(lines.loc[name, "rank_group"]) for name in ("guest", "finetune")} <= {1, 2}
 
 
 def test_an_entry_point_that_does_not_import_is_named_and_hides_nothing(site: Path) -> None:
