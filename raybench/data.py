@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -100,6 +101,18 @@ AUGMENTATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor] | None] = {
 }
 
 
+class Batches(Protocol):
+    """What the training loop draws from: passes in batches. A ``Split``, or what is put together from several."""
+
+    def steps(self, batch_size: int) -> int:
+        """Batches of one pass."""
+        ...
+
+    def batches(self, batch_size: int, *, augment: bool = False, shuffle: bool = False) -> Iterator[Batch]:
+        """One pass, see ``Split.batches``."""
+        ...
+
+
 @dataclass
 class Split:
     """A part of a dataset, resident on the device as uint8; batches are made there, no Python per sample.
@@ -126,6 +139,10 @@ class Split:
     def tensors(self) -> Batch:
         """All normalised images float32 [n, c, h, w] and labels int64 [n], as new tensors."""
         return self.pixels.normalise(self.images[self.index]), self.targets
+
+    def steps(self, batch_size: int) -> int:
+        """Batches of one pass, a short last one included."""
+        return -(-len(self) // batch_size)
 
     def batches(
         self, batch_size: int, *, augment: bool = False, shuffle: bool = False, drop_last: bool = False

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from raybench.data import Batch, Split
+from raybench.data import Batch, Batches, Split
 from raybench.seeding import seeded_globals
 from raybench.space import resolve
 
@@ -118,7 +118,7 @@ def make_optimiser(parameters: Iterable[nn.Parameter], recipe: Recipe) -> torch.
 
 def fit(
     model: nn.Module,
-    split: Split,
+    split: Batches,
     recipe: Recipe,
     *,
     loss: Loss = cross_entropy,
@@ -138,14 +138,12 @@ def fit(
     ``after_epoch(epoch)`` after each epoch, both counted from 1. ``train_mode=False`` keeps batch norm and dropout in
     evaluation mode. The split's generator gives order and augmentation.
     """
-    steps_per_epoch = math.ceil(len(split) / recipe.batch_size)
-    total = recipe.epochs * steps_per_epoch
+    total = recipe.epochs * split.steps(recipe.batch_size)
     chosen = [p for p in (parameters if parameters is not None else model.parameters()) if p.requires_grad]
     optimiser = make_optimiser(chosen, recipe)
     memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)
-    device = split.images.device
     model.train(train_mode)
     step = 0
     for epoch in range(1, recipe.epochs + 1):
@@ -157,7 +155,7 @@ def fit(
             for group in optimiser.param_groups:
                 group["lr"] = recipe.lr_at(step, total)
             optimiser.zero_grad(set_to_none=True)
-            with _precision(recipe, device):
+            with _precision(recipe, images.device):
                 value = objective(loss(model, (images, labels)))
             value.backward()
             if recipe.clip_norm is not None:

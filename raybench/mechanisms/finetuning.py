@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from raybench.data import Split
+from raybench.data import Batches
 from raybench.task import UnlearningTask
 from raybench.training import Loss, fit, own_recipe
 
@@ -14,7 +14,7 @@ from raybench.training import Loss, fit, own_recipe
 def train(
     task: UnlearningTask,
     model: nn.Module,
-    split: Split,
+    split: Batches,
     hp: Any,
     *,
     loss: Loss | None = None,
@@ -27,7 +27,7 @@ def train(
 
     ``loss`` gives per-sample losses [n] and is the task's by default. After each epoch the model is offered to the
     harness as step ``offset`` + epoch (from 1). ``options`` go to ``raybench.training.fit``.
-    Cost: epochs x |split| sample passes.
+    Cost: a sample pass per sample of each epoch.
     """
     fit(
         model,

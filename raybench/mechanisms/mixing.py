@@ -1,18 +1,37 @@
-"""Two data sets in one step: batches of a second split beside those of the split that is trained on."""
+"""Several data sets in one training: one after the other in each pass, or a batch of each in one step."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from raybench.data import Batch, Split
+from raybench.data import Batch, Batches, Split
 from raybench.training import Loss
 
 
-def endless(split: Split, batch_size: int, *, augment: bool = False) -> Iterator[Batch]:
+@dataclass(frozen=True)
+class Passes:
+    """Splits that are trained on one after the other. ``parts()`` is called at the start of every pass, so labels or
+    images may be drawn anew; ``sizes`` are the samples of each part, the same in all passes."""
+
+    sizes: tuple[int, ...]
+    parts: Callable[[], Sequence[Split]]
+
+    def steps(self, batch_size: int) -> int:
+        """Batches of one pass; each part may end with a short one."""
+        return sum(-(-size // batch_size) for size in self.sizes)
+
+    def batches(self, batch_size: int, *, augment: bool = False, shuffle: bool = False) -> Iterator[Batch]:
+        """One pass; ``shuffle`` draws an order within each part."""
+        for part in self.parts():
+            yield from part.batches(batch_size, augment=augment, shuffle=shuffle)
+
+
+def endless(split: Batches, batch_size: int, *, augment: bool = False) -> Iterator[Batch]:
     """Batches of one shuffled pass after another, without end. Nothing is drawn before the first is asked for."""
-    if len(split) == 0:
+    if split.steps(batch_size) == 0:
         raise ValueError("batches without end need at least one sample, got an empty split")
     while True:
         yield from split.batches(batch_size, augment=augment, shuffle=True)

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from raybench.mechanisms.mixing import endless, with_others
+from raybench.data import Split
+from raybench.mechanisms.mixing import Passes, endless, with_others
 from raybench.task import UnlearningTask
 from raybench.testing import make_task
 
@@ -51,3 +52,20 @@ def test_each_batch_is_a_forward_pass_of_its_own() -> None:
     others = iter([next(t.forget.batches(7))])
     with_others(t.loss, others, 1.0, 1.0)(model, next(t.retain.batches(20)))
     assert sizes == [20, 7]
+
+
+def test_passes_go_through_the_parts_in_order_and_make_them_anew() -> None:
+    parts, made = [task().forget, task().retain], []
+
+    def make() -> list[Split]:
+        made.append(len(made))
+        return parts
+
+    sizes = (len(parts[0]), len(parts[1]))
+    passes = Passes(sizes, make)
+    assert passes.steps(20) == -(-sizes[0] // 20) + -(-sizes[1] // 20)
+    for _ in range(2):
+        batches = [labels for _, labels in passes.batches(20)]
+        assert len(batches) == passes.steps(20)
+        assert torch.equal(torch.cat(batches), torch.cat([part.targets for part in parts]))
+    assert made == [0, 1]
