@@ -41,8 +41,9 @@ class Recipe:
     """Momentum of sgd."""
     weight_decay: float = 5e-4
     """L2 penalty (decoupled for adamw)."""
-    schedule: Literal["none", "cosine", "step"] = "cosine"
-    """Learning rate over the steps: constant, half a cosine to zero, or times ``gamma`` at the milestones."""
+    schedule: Literal["none", "cosine", "linear", "step"] = "cosine"
+    """Learning rate over the steps: constant, half a cosine or a straight line to zero, or times ``gamma`` at the
+    milestones."""
     milestones: tuple[float, ...] = (0.5, 0.75)
     """Fractions of the run at which the step schedule drops."""
     gamma: float = 0.1
@@ -75,6 +76,8 @@ class Recipe:
         if self.schedule == "cosine":
             share = (done - self.warmup) / (1.0 - self.warmup)
             return self.lr * 0.5 * (1.0 + math.cos(math.pi * share))
+        if self.schedule == "linear":
+            return self.lr * (1.0 - done) / (1.0 - self.warmup)
         if self.schedule == "step":
             return self.lr * self.gamma ** sum(done >= milestone for milestone in self.milestones)
         return self.lr

@@ -259,6 +259,18 @@ def test_step_is_torchs() -> None:
         schedule.step()
 
 
+def test_linear_is_torchs_and_with_a_warmup_a_triangle() -> None:
+    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.3)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, 20)
+    for step in range(20):
+        rate = Recipe(lr=0.3, schedule="linear").lr_at(step, 20)
+        assert rate == pytest.approx(optimiser.param_groups[0]["lr"], rel=1e-9)
+        optimiser.step()
+        schedule.step()
+    triangle = Recipe(lr=1.0, schedule="linear", warmup=0.5)
+    assert [triangle.lr_at(step, 8) for step in range(8)] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0, 0.75, 0.5, 0.25])
+
+
 @pytest.mark.parametrize("total", [7, 15, 20, 33])
 @pytest.mark.parametrize("schedule", ["none", "cosine", "step"])
 def test_warmup_rises_to_the_peak_and_never_above(schedule: Any, total: int) -> None:
@@ -287,7 +299,7 @@ def test_constant() -> None:
         ({"lr": float("nan")}, "lr must not be negative"),
         ({"warmup": 1.0}, "warmup must be in"),
         ({"optimiser": "lion"}, "recipe.optimiser must be one of sgd, adam, adamw"),
-        ({"schedule": "linear"}, "recipe.schedule must be one of"),
+        ({"schedule": "exponential"}, "recipe.schedule must be one of"),
     ],
 )
 def test_bad_recipes(values: dict[str, Any], message: str) -> None:
