@@ -46,6 +46,18 @@ def top_threshold(score: Tensors, share: float) -> float:
     return float(flat.kthvalue(flat.numel() - count).values)
 
 
+def select_top(score: Tensors, share: float) -> dict[str, Tensor]:
+    """The entries with the highest scores of all tensors together: ``share`` of all entries, rounded down.
+
+    Exactly so many, among equal scores the first; ``top_threshold`` leaves all of those out.
+    """
+    flat = torch.cat([value.flatten() for value in score.values()])
+    best = flat.sort(descending=True, stable=True).indices[: math.floor(share * flat.numel())]
+    chosen = torch.zeros_like(flat, dtype=torch.bool).index_fill(0, best, True)
+    parts = chosen.split([value.numel() for value in score.values()])
+    return {name: part.view_as(score[name]) for name, part in zip(score, parts, strict=True)}
+
+
 def select_above(score: Tensors, threshold: float, cap: float = 1.0) -> dict[str, Tensor]:
     """Entries with a score strictly above ``threshold``, at most the share ``cap`` of each tensor (rounded up).
 

@@ -16,6 +16,7 @@ from raybench.mechanisms.masking import (
     norm_parameters,
     overwrite,
     select_above,
+    select_top,
     selected_share,
     top_threshold,
     trace_ratio,
@@ -67,6 +68,19 @@ def test_selection_is_strict_and_capped_by_the_highest_scores() -> None:
     ties = select_above({"w": torch.ones(4)}, 0.0, cap=0.5)
     assert ties["w"].tolist() == [True, True, False, False]
     assert not any(bool(m.any()) for m in select_above(score, math.inf).values())
+
+
+def test_select_top_takes_exactly_the_share_over_all_tensors_and_the_first_of_equals() -> None:
+    score = {"a": torch.tensor([[5.0, 1.0], [1.0, 9.0]]), "b": torch.tensor([1.0, 7.0])}
+    for share, a, b in (
+        (0.0, [0, 0, 0, 0], [0, 0]),
+        (0.5, [1, 0, 0, 1], [0, 1]),
+        (0.7, [1, 1, 0, 1], [0, 1]),
+        (1.0, [1, 1, 1, 1], [1, 1]),
+    ):
+        mask = select_top(score, share)
+        assert mask["a"].int().flatten().tolist() == a
+        assert mask["b"].int().tolist() == b
 
 
 def test_top_threshold_selects_the_share() -> None:

@@ -55,7 +55,8 @@ def test_each_batch_is_a_forward_pass_of_its_own() -> None:
 
 
 def test_passes_go_through_the_parts_in_order_and_make_them_anew() -> None:
-    parts, made = [task().forget, task().retain], []
+    parts = [task().forget, task().retain]
+    made: list[int] = []
 
     def make() -> list[Split]:
         made.append(len(made))

@@ -91,7 +91,7 @@ def test_forgets_and_keeps(variant: str) -> None:
 def test_batch_norm_buffers_move_unless_in_evaluation_mode() -> None:
     bench = make_bench("vgg8", samples=120, model_options=(("width", 4),))
 
-    def moved(**options: object) -> bool:
+    def moved(**options: Any) -> bool:
         task = make_task("random_label", bench=bench)
         before = {key: value.clone() for key, value in task.model.named_buffers()}
         run_method("random_label", task, epochs=1, **options)
