@@ -1,6 +1,6 @@
 """Selective synaptic dampening: shrink the weights that matter much more to D_f than to all training data.
 
-Foster, Schoepf and Brintrup 2024 (arXiv:2308.07707), section 4: with importances I_f and I_D, both of the model as it
+Foster, Schoepf and Brintrup 2024 (arXiv:2308.07707): with importances I_f and I_D, both of the model as it
 is,
 
     selected: I_f > alpha I_D        beta = min(lambda I_D / I_f, 1)        w <- beta w

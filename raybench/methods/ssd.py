@@ -50,7 +50,7 @@ class SsdHparams:
     batch_norm="read",
 )
 def ssd(task: UnlearningTask, hp: SsdHparams) -> nn.Module:
-    """w_i <- min(lambda I_D,i / I_f,i, 1) w_i where I_f,i > alpha I_D,i (Foster et al. 2024, section 4, algorithm 1).
+    """w_i <- min(lambda I_D,i / I_f,i, 1) w_i where I_f,i > alpha I_D,i (Foster et al. 2024).
 
     I_f and I_D are importances of the original model for the labels of D_f and of D = D_f with D_r, in evaluation mode
     and without augmentation, shared by all settings of alpha and lambda. No step is trained; scales and shifts of
