@@ -1,0 +1,98 @@
+"""Label-gated channels: which channels of the last stage belong to which class (the mask of ERM-KTP)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from raybench.registry import MODELS
+from raybench.seeding import seeded_globals
+from raybench.task import Facts
+from raybench.training import TrainingJob
+
+DENSITY = 0.1  # share of open gates at which the penalty lets go
+OVERLAP = 0.1  # weight of the overlap of classes
+PERIOD, GATED_FROM = 3, 2  # of every three epochs the third is gated
+OFFICIAL_PENALTY = 1e-3
+OFFICIAL_RATES = 196 * (33 * 0.1 + 17 * 0.01 + 17 * 0.001)  # summed over its gated steps: 200 epochs, drops at 100, 150
+
+
+def gate_penalty(gates: Tensor) -> Tensor:
+    """R = relu(|M|_1 - 0.1 K C) + 0.1 sum over a < b of <M_a, M_b>, from gates M [K channels, C classes]."""
+    overlap = torch.triu(gates.T @ gates, diagonal=1).sum()
+    return torch.relu(gates.abs().sum() - DENSITY * gates.numel()) + OVERLAP * overlap
+
+
+@torch.no_grad()
+def clip_gates(gates: Tensor) -> None:
+    """In place M <- clamp(M / largest of each row, 0, 1): every channel stays wholly open for one class at least."""
+    gates.div_(gates.amax(dim=1, keepdim=True)).clamp_(0.0, 1.0)
+
+
+def unrelated(gates: Tensor, classes: Sequence[int], tolerance: float = 0.0) -> Tensor:
+    """Bool [K]: the channels whose gates to all of ``classes`` are at most ``tolerance``."""
+    return (gates[:, list(classes)] <= tolerance).all(dim=1)
+
+
+def is_gated(epoch: int) -> bool:
+    """Whether ``epoch`` (from 0) runs through the gates."""
+    return epoch % PERIOD >= GATED_FROM
+
+
+def scaled_penalty(job: TrainingJob) -> float:
+    """The official penalty for a run whose gated steps have other rates, or another number (0 without such steps)."""
+    steps = job.train.steps(job.recipe.batch_size)
+    total = job.recipe.epochs * steps
+    rates = sum(job.recipe.lr_at(step, total) for step in range(total) if is_gated(step // steps))
+    return OFFICIAL_PENALTY * OFFICIAL_RATES / rates if rates > 0.0 else 0.0
+
+
+@contextlib.contextmanager
+def scaled_channels(stage: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Within, the output [n, K, ...] of ``stage`` is multiplied by ``held["by"]`` ([n, K] or [K]) while that is set."""
+    held: dict[str, Tensor] = {}
+
+    def scale(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        if "by" not in held:
+            return None
+        return output * held["by"].reshape(-1, output.shape[1], *[1] * (output.ndim - 2))
+
+    handle = stage.register_forward_hook(scale)
+    try:
+        yield held
+    finally:
+        handle.remove()
+
+
+def channels_of(model: nn.Module, images: Tensor) -> int | None:
+    """K, the channels of the last stage's output [n, K, h, w] (of a dense stage: its units [n, K]); None where the
+    model has no such stage. In evaluation mode, one pass of ``images``."""
+    stages = model.stages()  # type: ignore[operator]
+    shapes: list[torch.Size] = []
+    if stages:
+        handle = stages[-1].register_forward_hook(lambda _, __, output: shapes.append(output.shape))
+        modes = {module: module.training for module in model.modules()}
+        with torch.no_grad():
+            model.eval()(images)
+        handle.remove()
+        for module, training in modes.items():
+            module.training = training
+    return shapes[0][1] if shapes and len(shapes[0]) in (2, 4) else None
+
+
+def no_channels(facts: Facts) -> str | None:
+    """Why a problem's model has no channels to gate, or None: the ``skip`` of methods that need them.
+
+    The registered model is built without memory to see. A model that is not registered (somebody's own) passes.
+    """
+    name = facts.model.partition("(")[0]
+    if name not in MODELS:
+        return None
+    family = {"family": name.split(":", 1)[1]} if ":" in name else {}
+    with torch.device("meta"), seeded_globals(0):
+        model = MODELS[name].fn(facts.num_classes, facts.input_shape, **family, **facts.model_options)
+        found = channels_of(model, torch.zeros((2, *facts.input_shape)))
+    return f"{facts.model} has no last stage with channels to gate" if found is None else None
