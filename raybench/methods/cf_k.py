@@ -50,8 +50,9 @@ class CfKHparams:
     batch_norm="move in what trains",
 )
 def cf_k(task: UnlearningTask, hp: CfKHparams) -> nn.Module:
-    """Catastrophic forgetting of the last k layers: fine-tune them on D_r (Goel et al. 2022, section 4).
+    """Catastrophic forgetting of the last k layers: fine-tune them on D_r (Goel et al. 2022).
 
+    w <- w - lr * gradient of the mean loss on D_r, for the w of the last k stages, the neck and the head.
     The layers below are a fixed function: weights and batch-norm buffers stay to the bit. What trains has its batch
     norm in training mode, so buffers move there (``eval_mode`` holds them). With k of at least the number of stages
     it is ``finetune``, to the bit. Cost: epochs x |D_r| sample passes, whose backward halves end at the first stage

@@ -56,10 +56,12 @@ class EuKHparams:
     batch_norm="move in what trains",
 )
 def eu_k(task: UnlearningTask, hp: EuKHparams) -> nn.Module:
-    """Exact unlearning of the last k layers: re-initialise them, train them on D_r (Goel et al. 2022, section 4).
+    """Exact unlearning of the last k layers: re-initialise them, train them on D_r (Goel et al. 2022).
 
+    w <- a fresh draw of the initialiser, then w <- w - lr * gradient of the mean loss on D_r, for the w of the last k
+    stages, the neck and the head.
     The layers below are the original's, weights and batch-norm buffers to the bit: what they know of D_f stays. The
-    others start from a fresh draw of the initialiser (buffers too) and train with batch norm in training mode. Cost:
+    others start anew, buffers too, and train with batch norm in training mode. Cost:
     epochs x |D_r| sample passes, whose backward halves end at the first stage that trains; the epochs are the original
     training's, so it is no cheap method.
 

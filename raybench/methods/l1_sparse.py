@@ -29,7 +29,7 @@ class L1SparseHparams:
     """Passes over D_r."""
     gamma_schedule: Literal["decay", "constant", "growth"] = "decay"
     """How gamma moves over the epochs: down from its value linearly, not at all, or up from 0 linearly. The paper
-    compares the three; the fading one loses the least accuracy."""
+    compares the three and takes the fading one."""
     free_epochs: int = 0
     """Last epochs without the penalty (the code's ``no_l1_epochs``); gamma moves over the ones before."""
     batch_size: int = 64
@@ -63,7 +63,7 @@ class L1SparseHparams:
     batch_norm="move",
 )
 def l1_sparse(task: UnlearningTask, hp: L1SparseHparams) -> nn.Module:
-    """Minimise mean loss(D_r) + gamma_t ||w||_1 from the original weights (Jia et al. 2023, "sparsity-aware", eq. 2).
+    """Minimise mean loss(D_r) + gamma_t ||w||_1 from the original weights (Jia et al. 2023, "sparsity-aware").
 
     gamma_t = gamma (1 - t / E') in epoch t = 0 .. E' - 1 of the E' penalised ones. The norm is over all parameters,
     those of batch norm and the biases too, and enters by its sub-gradient gamma_t sign(w), which is 0 at 0: weights
