@@ -113,9 +113,9 @@ def lwsf(task: UnlearningTask, hp: LwsfHparams) -> nn.Module:
     lambda_keep L_keep + lambda_delete L_delete + lambda_ewc / 2 sum_i (F+_i + w_rev F-_i)_+ (w_i - w*_i)^2.
 
     L_keep is the margin softmax on the codes of the classes that stay; codes of deleted classes get no rehearsal, which
-    is all that makes the published method forget them, unless ``lambda_delete`` is on. F+ and F- are the mean squared gradients at the codes of the classes
-    that stay and go. No data are used. Evaluation mode unless ``eval_mode`` is off. Cost: epochs x (K - deleted) + K
-    sample passes.
+    is all that makes the published method forget them, unless ``lambda_delete`` is on. F+ and F- are the mean squared
+    gradients at the codes of the classes that stay and go. No data are used. Evaluation mode unless ``eval_mode`` is
+    off. Cost: epochs x (K - deleted) + K sample passes.
 
     Deviations:
         - this is an adaptation: the published method forgets while it learns a next task with a head of its own, with
