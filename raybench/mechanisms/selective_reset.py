@@ -29,7 +29,18 @@ from raybench.training import fit
 MOMENTUM = 0.9  # of sgd
 
 
-class Selection(Protocol):
+class Diagonals(Protocol):
+    """How the Fisher diagonals are measured."""
+
+    @property
+    def fisher_mode(self) -> Literal["per_sample", "per_batch"]: ...
+    @property
+    def fisher_batch_size(self) -> int: ...
+    @property
+    def fisher_samples(self) -> int | None: ...
+
+
+class Selection(Diagonals, Protocol):
     """The settings of the first half; what they mean is said where a method defines them."""
 
     @property
@@ -42,12 +53,6 @@ class Selection(Protocol):
     def cap(self) -> float: ...
     @property
     def exclude_norm(self) -> bool: ...
-    @property
-    def fisher_mode(self) -> Literal["per_sample", "per_batch"]: ...
-    @property
-    def fisher_batch_size(self) -> int: ...
-    @property
-    def fisher_samples(self) -> int | None: ...
 
 
 class Finetuning(Protocol):
@@ -75,7 +80,7 @@ def select_by_fisher(task: UnlearningTask, hp: Selection) -> tuple[dict[str, Ten
     The diagonals are a ``once`` value (they do not depend on gamma). Cost: |D_f| + |D_r| (or ``fisher_samples``)
     sample passes.
     """
-    forget, retain = _fisher_diagonals(task, hp)
+    forget, retain = fisher_diagonals(task, hp)
     ratio = fisher_ratio(forget, retain)
     if hp.exclude_norm:
         ratio = {name: r for name, r in ratio.items() if name not in norm_parameters(task.model)}
@@ -122,8 +127,8 @@ def reset_and_finetune(task: UnlearningTask, mask: Tensors, hp: Finetuning) -> n
     return model
 
 
-def _fisher_diagonals(task: UnlearningTask, hp: Selection) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """I_f and I_r of the original model."""
+def fisher_diagonals(task: UnlearningTask, hp: Diagonals) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """I_f and I_r of the original model, a ``once`` value. Cost: |D_f| + |D_r| (or ``fisher_samples``) passes."""
 
     def compute(generator: torch.Generator) -> dict[str, Tensor]:
         found = {}
