@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from raybench.data import Batch, Batches, Split
@@ -27,6 +28,34 @@ class Passes:
         """One pass; ``shuffle`` draws an order within each part."""
         for part in self.parts():
             yield from part.batches(batch_size, augment=augment, shuffle=shuffle)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Splits shuffled into one, each with its own augmentation (made images have none) and image type.
+
+    The first one's generator draws the order. Like ``Split.joined``, without copies.
+    """
+
+    parts: tuple[Split, ...]
+
+    def steps(self, batch_size: int) -> int:
+        """Batches of one pass."""
+        return -(-sum(map(len, self.parts)) // batch_size)
+
+    def batches(self, batch_size: int, *, augment: bool = False, shuffle: bool = False) -> Iterator[Batch]:
+        """One pass. Within a batch the samples stand part by part."""
+        ends = torch.tensor([len(part) for part in self.parts]).cumsum(0).tolist()
+        starts = [0, *ends[:-1]]
+        draw = self.parts[0].generator if shuffle else None
+        order = torch.arange(ends[-1]) if draw is None else torch.randperm(ends[-1], generator=draw, device=draw.device)
+        for rows in order.split(batch_size):
+            shown: list[Batch] = []
+            for part, start, end in zip(self.parts, starts, ends, strict=True):
+                own = rows[(rows >= start) & (rows < end)] - start
+                shown += part.subset(own).batches(batch_size, augment=augment)
+            images, labels = zip(*shown, strict=True)
+            yield torch.cat(images), torch.cat(labels)
 
 
 def endless(split: Batches, batch_size: int, *, augment: bool = False) -> Iterator[Batch]:

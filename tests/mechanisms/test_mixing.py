@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from raybench.data import Split
-from raybench.mechanisms.mixing import Passes, endless, with_others
+from raybench.mechanisms.mixing import Mixture, Passes, endless, with_others
 from raybench.task import UnlearningTask
 from raybench.testing import make_task
 
@@ -70,3 +70,35 @@ def test_passes_go_through_the_parts_in_order_and_make_them_anew() -> None:
         assert len(batches) == passes.steps(20)
         assert torch.equal(torch.cat(batches), torch.cat([part.targets for part in parts]))
     assert made == [0, 1]
+
+
+def test_mixture_shows_every_sample_once_in_an_order_of_its_own() -> None:
+    t = task()
+    images, labels = t.forget.tensors()
+    made = Split(t.to_pixels(images[:9]), labels[:9] + 1, torch.arange(9), t.forget.pixels, generator=t.generator)
+    parts = (made, t.forget, t.retain)
+    whole = torch.cat([part.tensors()[0] for part in parts]), torch.cat([part.targets for part in parts])
+    mixture = Mixture(parts)
+    plain = list(mixture.batches(20))
+    assert mixture.steps(20) == len(plain) == -(-len(whole[1]) // 20)
+    assert torch.allclose(torch.cat([b[0] for b in plain]), whole[0], atol=1e-6)
+    assert torch.equal(torch.cat([b[1] for b in plain]), whole[1])
+    shuffled = list(mixture.batches(20, shuffle=True))
+    first = shuffled[0][1]
+    assert not torch.equal(first, plain[0][1])
+    assert [len(b[1]) for b in shuffled] == [len(b[1]) for b in plain]
+    drawn = torch.cat([b[1] for b in shuffled]).bincount(minlength=11)
+    assert torch.equal(drawn, whole[1].bincount(minlength=11))
+    weight = torch.cat([b[0] for b in shuffled]).double().sum()
+    assert float(weight) == pytest.approx(float(whole[0].double().sum()), rel=1e-5)
+
+
+def test_mixture_augments_only_the_parts_that_have_an_augmentation() -> None:
+    t = task()
+    plain = t.forget.subset(torch.arange(8))
+    images, labels = plain.tensors()
+    augmented = Split(plain.images, plain.labels, plain.index, plain.pixels, "crop_flip", t.generator)
+    shown = next(Mixture((plain, augmented)).batches(100, augment=True))
+    assert torch.equal(shown[0][:8], images)
+    assert not torch.equal(shown[0][8:], images)
+    assert torch.equal(shown[1], torch.cat([labels, labels]))
