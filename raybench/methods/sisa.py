@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from raybench.mechanisms.sharding import Aggregate, Ensemble, assign, slice_epochs
+from raybench.mechanisms.sharding import Aggregate, Ensemble, Retrained, assign, retrain_slices, train_slices
 from raybench.registry import METHODS, RETAIN, NoParameters
-from raybench.seeding import seeded_globals
 from raybench.task import UnlearningTask
-from raybench.training import Trained, TrainingJob, fit
+from raybench.training import Trained, TrainingJob
 
 
 @dataclass(frozen=True)
@@ -47,25 +45,14 @@ def make_ensemble(build: Callable[[], nn.Module], hp: SisaTraining) -> Ensemble:
 def train_shards(job: TrainingJob) -> Trained:
     """Bourtoule et al. 2021, section IV: each shard's model trains on slices 1..r for e_r epochs, r = 1..R.
 
-    Artefacts: ``shard`` and ``slice`` of every training sample [N], ``epochs`` e_r [R], the ``seed``, whether weights
-    are ``proportional``, and per slice s/r the weights ``before/s/r/...`` and the state ``order/s/r`` of the generator
-    that shuffles, both as they were when that slice began.
+    Artefacts: those of ``train_slices``, and whether weights are ``proportional``.
     """
     hp: SisaTraining = job.hparams
     shard, slice_ = assign(len(job.train), hp.shards, hp.slices, job.generator)
-    epochs = slice_epochs(job.recipe.epochs, hp.slices)
     members = iter([job.new_model(job.seed + s) for s in range(hp.shards)])
     ensemble = make_ensemble(lambda: next(members), hp).to(job.device)
-    artefacts = {"shard": shard, "slice": slice_, "epochs": torch.tensor(epochs), "seed": torch.tensor(job.seed)}
+    artefacts = train_slices(job, list(ensemble.members), shard, slice_, hp.slices, job.recipe)
     artefacts["proportional"] = torch.tensor(hp.weights == "proportional")
-    order = job.train.generator
-    assert order is not None
-    for s, member in enumerate(ensemble.members):
-        for r in range(hp.slices):
-            artefacts |= {f"before/{s}/{r}/{name}": t.clone() for name, t in member.state_dict().items()}
-            artefacts[f"order/{s}/{r}"] = order.get_state()
-            part = job.train.subset(((shard == s) & (slice_ <= r)).nonzero().flatten())
-            dataclasses.replace(job, train=part).fit(member, dataclasses.replace(job.recipe, epochs=epochs[r]))
     if hp.weights == "proportional":
         ensemble.weight.copy_(torch.bincount(shard, minlength=hp.shards))
     return Trained(ensemble, artefacts)
@@ -105,31 +92,11 @@ def sisa(task: UnlearningTask, hp: NoParameters) -> nn.Module:
     ensemble, saved = task.model, task.artefacts
     if "shard" not in saved or not isinstance(ensemble, Ensemble):
         raise ValueError("sisa must get the shards of its own training, got another original; train it with kind sisa")
-    shard, slice_, epochs = saved["shard"].cpu(), saved["slice"].cpu(), saved["epochs"].tolist()
-    gone = task.forget_positions.cpu()
-    positions, order = task.retain_positions.cpu().sort()  # the order in which the original training saw them
-    retrained = 0
-    touched = shard[gone].unique().tolist()
-    for done, s in enumerate(touched, 1):
-        first = int(slice_[gone[shard[gone] == s]].min())
-        member = ensemble.members[s]
-        member.load_state_dict(_checkpoint(saved, s, first))
-        for r in range(first, len(epochs)):
-            part = task.retain.subset(order[(shard[positions] == s) & (slice_[positions] <= r)])
-            shuffle = torch.Generator(device=task.device)
-            shuffle.set_state(saved[f"order/{s}/{r}"].cpu())
-            recipe = dataclasses.replace(task.recipe, epochs=epochs[r])
-            with seeded_globals(int(saved["seed"]) + 1):  # as the original training did
-                fit(member, dataclasses.replace(part, generator=shuffle), recipe, loss=task.loss)
-            retrained += 1
-        left = int((shard[positions] == s).sum())
-        ensemble.weight[s] = left if bool(saved["proportional"]) else min(left, 1)
-        task.checkpoint(ensemble, done)
-    task.report({"shards_retrained": len(touched), "slices_retrained": retrained})
+
+    def weigh(count: int, done: Retrained) -> None:
+        left = len(done.left)
+        ensemble.weight[done.shard] = left if bool(saved["proportional"]) else min(left, 1)
+        task.checkpoint(ensemble, count)
+
+    retrain_slices(task, list(ensemble.members), task.recipe, loss=task.loss, after_shard=weigh)
     return ensemble
-
-
-def _checkpoint(saved: Mapping[str, Tensor], s: int, r: int) -> dict[str, Tensor]:
-    """The weights of shard ``s`` as they were when its slice ``r`` began."""
-    head = f"before/{s}/{r}/"
-    return {name[len(head) :]: t for name, t in saved.items() if name.startswith(head)}
