@@ -217,7 +217,11 @@ def path(frames: Frames) -> Drawn:
         for at, name in enumerate(names):
             axis.plot([], [], color=COLOURS[at], marker=MARKERS[at], lw=0.8, label=name)
         _references(axis, frames.leaderboard, title, "forget_accuracy", "test_accuracy")
-        axis.set(title=title, xlabel="forget accuracy (%, marks: end of a run)", ylabel="test accuracy (%)")
+        axis.set(
+            title=title.replace(" / ", "\n", 1),
+            xlabel="forget accuracy (%, marks: end of a run)",
+            ylabel="test accuracy (%)",
+        )
         axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
         yield title, figure
 
@@ -242,7 +246,8 @@ def time(frames: Frames) -> Drawn:
             axis.set(xlabel="unlearning (s, log)", ylabel=f"{LEGEND[column]}: accuracy (%)", xscale="log")
             axis.set_ylim(*_room(axis))
         axes[1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-        figure.suptitle(f"{title} (95 % intervals over train seeds)", fontsize=9)
+        name = title.replace(" / ", "\n", 1)
+        figure.suptitle(f"{name} (95 % intervals over train seeds)", fontsize=9)
         yield title, figure
 
 
