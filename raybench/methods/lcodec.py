@@ -114,7 +114,7 @@ def lcodec(task: UnlearningTask, hp: LcodecHparams) -> nn.Module:
         - H is of rank two and solved as such, exactly; the official code makes and solves the full matrix. Its distance
           ||dw||_1 has 1e-6 added to each entry, ours has not.
         - equal losses share a rank, and where the loss does not vary at all the first channel is taken; the official
-          code ranks ties by position.
+          code ranks ties by position. Neighbours are found by differences; its float32 products mistake near ones.
         - at most ``max_updates`` updates; the official code removes 1000 samples one by one, and draws another sample
           in place of a skipped one.
     """
