@@ -30,10 +30,10 @@ class SalUnHparams:
     """Learning rate."""
     epochs: Annotated[int, nuisance(IntDistribution(1, 10))] = 10
     """Passes over D_f and D_r (over D_r beside which D_f is cycled, with ``weighted``)."""
-    objective: Literal["sequential", "mix", "weighted"] = "sequential"
+    objective: Literal["sequential", "mix", "weighted", "forget_only"] = "sequential"
     """How D_f and D_r meet. The code: in each epoch D_f before D_r (``sequential``; CIFAR-10, SVHN) or shuffled into
     one (``mix``; CIFAR-100), where both weigh as they have samples. The paper's formula: the mean loss on D_f plus
-    ``alpha`` times that on D_r in every step (``weighted``)."""
+    ``alpha`` times that on D_r in every step (``weighted``). D_f alone: the rewinding paper's baseline."""
     alpha: float = 1.0
     """Weight of D_r with ``weighted``."""
     freeze: Literal["exact", "grad_only"] = "exact"
@@ -91,12 +91,12 @@ def salun(task: UnlearningTask, hp: SalUnHparams) -> nn.Module:
         - batches of 64 for the code's 256, like the other baselines here.
     """
     model = task.model
-    passes: Batches = task.retain
+    passes: Batches
     options: dict[str, Any] = {"train_mode": not hp.eval_mode}
     if hp.objective == "weighted":
         wrong = relabelled_passes(task, "forget_only", redraw=hp.redraw, exclusive=hp.exclusive)
         others = endless(wrong, hp.batch_size, augment=task.recipe.augment)
-        options["loss"] = with_others(task.loss, others, hp.alpha, 1.0)
+        passes, options["loss"] = task.retain, with_others(task.loss, others, hp.alpha, 1.0)
     else:
         passes = relabelled_passes(task, hp.objective, redraw=hp.redraw, exclusive=hp.exclusive)
     if hp.form == "soft":

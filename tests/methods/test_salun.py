@@ -141,3 +141,10 @@ def test_batch_norm_buffers_move_unless_in_evaluation_mode() -> None:
 
     assert moved()
     assert not moved(eval_mode=True)
+
+
+def test_d_f_alone_touches_no_retained_sample() -> None:
+    task = make_task("salun", samples=300, needs=frozenset({FORGET}))
+    before = {name: p.detach().clone() for name, p in task.model.named_parameters()}
+    model = run_method("salun", task, objective="forget_only", lr=0.05)
+    assert any(not torch.equal(before[name], p) for name, p in model.named_parameters())
