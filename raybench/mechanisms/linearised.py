@@ -19,6 +19,8 @@ from torch.nn import functional as F
 
 from raybench.passes import count_products
 
+COLUMNS = 4096  # of the Jacobian, converted to float64 at once
+
 
 def kernel(model: nn.Module, images: Tensor, names: Sequence[str]) -> Tensor:
     """J J^T [n K, n K], float64, over the parameters ``names``, in the model's present mode (evaluation).
@@ -37,7 +39,11 @@ def kernel(model: nn.Module, images: Tensor, names: Sequence[str]) -> Tensor:
                 rows.append(torch.cat([g.flatten() for g in gradients]))
     jacobian = torch.stack(rows)
     count_products(model, 2.0 * len(jacobian) ** 2 * jacobian.shape[1])
-    return (jacobian @ jacobian.T).double()
+    gram = jacobian.new_zeros(len(jacobian), len(jacobian), dtype=torch.float64)
+    for columns in jacobian.split(COLUMNS, dim=1):  # in float64: fp32 sums are off by more than n lambda
+        wide = columns.double()
+        gram += wide @ wide.T
+    return gram
 
 
 def pullback(model: nn.Module, images: Tensor, coefficients: Tensor, names: Sequence[str]) -> Tensor:
