@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from raybench.fisher import fisher_of_split, over_labels
 from raybench.mechanisms.fisher_noise import add_noise, head_parameters, scrubbing_variance
 from raybench.mechanisms.linearised import dual, kernel, pullback, residuals, trapezium
+from raybench.mechanisms.start import initial_weights, train_toward_start
 from raybench.registry import FORGET, METHODS, MODELS, RETAIN
 from raybench.space import nuisance, scientific
 from raybench.task import Facts, UnlearningTask
@@ -36,18 +36,7 @@ def train_near_the_start(job: TrainingJob) -> Trained:
 
     Artefacts: ``init/<parameter>``, the initial weights, and ``weight_decay``.
     """
-    model = job.new_model()
-    start = {name: p.detach().clone() for name, p in model.named_parameters()}
-    decay: float = job.hparams.weight_decay
-
-    def pull() -> None:
-        for name, p in model.named_parameters():
-            if p.grad is not None:
-                p.grad.add_(p.detach() - start[name], alpha=decay)
-
-    job.fit(model, dataclasses.replace(job.recipe, weight_decay=0.0), before_step=pull)
-    kept = {f"init/{name}": value for name, value in start.items()}
-    return Trained(model, kept | {"weight_decay": torch.tensor(decay)})
+    return train_toward_start(job, job.hparams.weight_decay)
 
 
 @dataclass(frozen=True)
@@ -117,7 +106,7 @@ def ntk_forgetting(task: UnlearningTask, hp: NtkForgettingHparams) -> nn.Module:
     model = task.model
     own = dict(model.named_parameters())
     names = list(own) if hp.layers == "all" else head_parameters(model)
-    start = _vector(_initial(task), names)
+    start = _vector(initial_weights(task, "ntk_forgetting"), names)
     found = _linearised(task, hp, names)
     forget, retain = task.forget.subset(found["forget"]), task.retain.subset(found["retain"])
     (x_f, _), (x_r, _) = forget.tensors(), retain.tensors()
@@ -141,19 +130,6 @@ def ntk_forgetting(task: UnlearningTask, hp: NtkForgettingHparams) -> nn.Module:
 
 def _vector(values: dict[str, Tensor], names: list[str]) -> Tensor:
     return torch.cat([values[name].flatten() for name in names])
-
-
-def _initial(task: UnlearningTask) -> dict[str, Tensor]:
-    """The initial weights that the own training left; ``ValueError`` where they are not this network's."""
-    kept = {name: task.artefacts.get(f"init/{name}") for name, _ in task.model.named_parameters()}
-    for name, p in task.model.named_parameters():
-        value = kept[name]
-        if value is None or value.shape != p.shape:
-            raise ValueError(
-                f"ntk_forgetting must get the initial weights {name} of shape {tuple(p.shape)} from the training of "
-                "the original, got none that fit; train the original of this dataset and model with its own training"
-            )
-    return {name: value.to(task.device) for name, value in kept.items() if value is not None}
 
 
 def _linearised(task: UnlearningTask, hp: NtkForgettingHparams, names: list[str]) -> dict[str, Tensor]:
