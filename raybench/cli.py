@@ -15,7 +15,7 @@ DOCUMENTS = ("afim", "deepclean", "gkt", "mnemonic", "rewind")
 
 EXAMPLES = """examples:
   raybench run quickstart                          digits, small models, seven methods: minutes on a laptop
-  raybench run jobs/mnist_methods.yaml --data DIR  a spec of your own, data under DIR
+  raybench run jobs/baselines_mnist.yaml --data DIR  a spec of your own, data under DIR
   raybench plan quickstart                         what would run, what is there already, how long it takes
   raybench leaderboard raybench-runs/quickstart    the table again
   raybench list methods --format json              what can be named in a spec

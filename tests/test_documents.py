@@ -89,7 +89,7 @@ def test_jobs_are_valid_and_named_after_their_file(path):
 
 
 def test_jobs_are_all_there():
-    needed = {"quickstart", "mnist_methods", "gamma_sweep", "lambda_sweep", "entropy_sweep"}
+    needed = {"quickstart", "baselines_mnist", "gamma_sweep", "lambda_sweep", "entropy_sweep"}
     assert needed <= {path.stem for path in JOBS}
 
 
