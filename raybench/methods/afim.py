@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -12,24 +10,14 @@ import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from torch import nn
 
-from raybench.data import Batch
 from raybench.errors import UserError
 from raybench.mechanisms.activation import BoundedActivation, Replaced, SurrogateReLU, relu_inputs
-from raybench.mechanisms.curvature import (
-    activation_preconditioner,
-    factored_layers,
-    gradient_matrix,
-    input_moments,
-    matrix,
-    relative_step,
-    split_matrix,
-)
+from raybench.mechanisms.activation_steps import closed_form
 from raybench.mechanisms.mixing import endless, with_others
-from raybench.passes import count_products
 from raybench.registry import FORGET, METHODS, RETAIN
 from raybench.space import nuisance, scientific
 from raybench.task import UnlearningTask
-from raybench.training import fit
+from raybench.training import fit, own_recipe
 
 CALIBRATION_SAMPLES = 256  # of D_f, for the scale of every layer
 
@@ -118,9 +106,9 @@ def afim(task: UnlearningTask, hp: AfimHparams) -> nn.Module:
     mixed = hp.mu > 0.0 and hp.rho > 0.0
     size = max(1, round(hp.rho * hp.batch_size))
     others = endless(task.retain, size, augment=task.recipe.augment) if mixed else None
-    if hp.variant == "C":
-        return _closed_form(task, hp, others)
     sign = 1.0 if hp.direction == "ascent" else -1.0
+    if hp.variant == "C":
+        return closed_form(task, hp, sign, others)
     model = task.model
     make = {
         "A": lambda square: BoundedActivation(hp.kappa * square, hp.epsilon * math.sqrt(square), hp.offset),
@@ -132,17 +120,6 @@ def afim(task: UnlearningTask, hp: AfimHparams) -> nn.Module:
         if not squares:
             raise UserError(f"variant {hp.variant} of afim must find nn.ReLU modules, the model has none; use C")
         task.report({"relus": len(squares)})
-    recipe = dataclasses.replace(
-        task.recipe,
-        epochs=hp.epochs,
-        batch_size=hp.batch_size,
-        optimiser="adam",
-        lr=hp.lr,
-        weight_decay=0.0,
-        schedule="none",
-        warmup=0.0,
-        clip_norm=hp.clip_norm,
-    )
     steps = hp.epochs * math.ceil(len(task.forget) / hp.batch_size)
     with Replaced(model, squares, make.get(hp.variant, lambda square: nn.ReLU())) as replaced:
 
@@ -159,40 +136,11 @@ def afim(task: UnlearningTask, hp: AfimHparams) -> nn.Module:
         fit(
             model,
             task.forget,
-            recipe,
+            own_recipe(task.recipe, hp, optimiser="adam"),
             loss=with_others(task.loss, others, -sign, hp.mu) if others else task.loss,
             objective=torch.mean if others else lambda losses: -sign * losses.mean(),
             after_step=after_step,
             after_epoch=after_epoch,
             train_mode=False,
         )
-    return model
-
-
-def _closed_form(task: UnlearningTask, hp: AfimHparams, others: Iterator[Batch] | None) -> nn.Module:
-    """Variant C: w <- w - step |w| d / |d|,  d = (gradient of the objective) P, per layer, once an epoch."""
-    sign = 1.0 if hp.direction == "ascent" else -1.0
-    model, count = task.model.eval(), len(task.forget)
-    layers = factored_layers(model)
-    for epoch in range(1, hp.epochs + 1):
-        model.zero_grad(set_to_none=True)
-        with input_moments(model, layers) as moments:
-            for batch in task.forget.batches(hp.batch_size, augment=task.recipe.augment):
-                (-sign * task.loss(model, batch).sum() / count).backward()
-        batches = math.ceil(count / hp.batch_size) if others is not None else 0
-        for _ in range(batches):
-            assert others is not None
-            (hp.mu * task.loss(model, next(others)).mean() / batches).backward()
-        with torch.no_grad():
-            for name, layer in layers.items():
-                here = moments[name]
-                beta = hp.kappa * here.squares / (here.columns * len(here.cross))
-                p = activation_preconditioner(here.inputs, here.cross, beta, here.columns, hp.damping)
-                weights = matrix(layer)
-                update = relative_step(gradient_matrix(layer).double() @ p, weights.double(), hp.step)
-                for parameter, value in zip(layer.parameters(), split_matrix(layer, update), strict=True):
-                    parameter.sub_(value)
-                o, d = weights.shape
-                count_products(model, 4.0 * d * d * (o + d))
-        task.checkpoint(model, epoch)
     return model
