@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from torch import Tensor, nn
+from torch import nn
 
-from raybench.mechanisms.distillation import js_divergence, kl_to_target, retain_softmax
-from raybench.mechanisms.inversion import Inversion, frozen, has_batch_norm, invert, no_statistics, pixel_bounds
-from raybench.mechanisms.synthetic import fit_images
+from raybench.mechanisms.inversion import Inversion, has_batch_norm, no_statistics
+from raybench.mechanisms.inversion_lessons import compete, learn, make_images
 from raybench.registry import CLASS, METHODS
 from raybench.space import nuisance, scientific
 from raybench.task import Facts, UnlearningTask
 
 BETAS = (0.5, 0.9)  # of Adam on the pixels, with warm-up and cosine: DeepInversion's ImageNet script
 WARMUP_SHARE = 20  # a twentieth of the steps, as 100 are of 2000
-COMPETITION_TEMPERATURE = 3.0
 SHOWN = 64
 
 
@@ -138,69 +135,11 @@ def deep_inversion(task: UnlearningTask, hp: DeepInversionHparams) -> nn.Module:
     labels = torch.tensor(kept, device=task.device).repeat(hp.images_per_class)
     student = task.new_model()
     if hp.adaptive:
-        images = _compete(task, hp, student, labels)
+        images = compete(task, hp, student, labels)
     else:
         settings = dataclasses.asdict(hp.inversion())
         made = {"per_class": hp.images_per_class, "batch": hp.inversion_batch, "clip": hp.clip}
-        images = task.once("images", lambda g: _make(task, hp, labels, g), **made, **settings)["value"]
+        images = task.once("images", lambda g: make_images(task, hp, labels, g), **made, **settings)["value"]
     task.report(images={"inverted": task.to_pixels(images[:SHOWN]).clamp(0.0, 1.0)})
-    _learn(task, hp, student, images, labels, hp.epochs, lambda epoch: task.checkpoint(student, epoch))
+    learn(task, hp, student, images, labels, hp.epochs, lambda epoch: task.checkpoint(student, epoch))
     return student
-
-
-def _make(task: UnlearningTask, hp: DeepInversionHparams, labels: Tensor, generator: torch.Generator) -> Tensor:
-    bounds = pixel_bounds(task) if hp.clip else None
-    parts = labels.split(hp.inversion_batch)
-    return torch.cat([invert(task.model, p, task.input_shape, generator, hp.inversion(), bounds) for p in parts])
-
-
-def _compete(task: UnlearningTask, hp: DeepInversionHparams, student: nn.Module, labels: Tensor) -> Tensor:
-    """Batches of images on which the student of the moment disagrees with the teacher."""
-    bounds = pixel_bounds(task) if hp.clip else None
-
-    def agreement(images: Tensor, logits: Tensor) -> Tensor:
-        return hp.adaptive * (1.0 - js_divergence(logits, student(images), COMPETITION_TEMPERATURE).mean())
-
-    made = torch.empty(0, *task.input_shape, device=task.device)
-    for part in labels.split(hp.inversion_batch):
-        if len(made):
-            _learn(task, hp, student, made, labels[: len(made)], epochs=1)
-        with frozen(student):
-            more = invert(task.model, part, task.input_shape, task.generator, hp.inversion(), bounds, penalty=agreement)
-        made = torch.cat([made, more])
-    return made
-
-
-def _learn(
-    task: UnlearningTask,
-    hp: DeepInversionHparams,
-    student: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    epochs: int,
-    after_epoch: Callable[[int], None] | None = None,
-) -> None:
-    if hp.student == "hard":
-
-        def loss(shown: Tensor, rows: Tensor) -> Tensor:
-            return task.loss(student, (shown, labels[rows]))
-    else:
-        with torch.no_grad():
-            logits = torch.cat([task.model(part) for part in images.split(hp.inversion_batch)])
-        target = retain_softmax(logits, task.forget_classes)
-
-        def loss(shown: Tensor, rows: Tensor) -> Tensor:
-            return kl_to_target(target[rows], student(shown))
-
-    fit_images(
-        student,
-        images,
-        loss,
-        task.generator,
-        epochs=epochs,
-        batch_size=hp.batch_size,
-        lr=hp.lr,
-        weight_decay=hp.weight_decay,
-        clip_value=hp.clip_value,
-        after_epoch=after_epoch,
-    )

@@ -3,9 +3,9 @@ import copy
 import pytest
 import torch
 
+from raybench.mechanisms import inversion_lessons as module
 from raybench.mechanisms.distillation import js_divergence
 from raybench.mechanisms.inversion import recorded_norm_inputs, statistics_distance
-from raybench.methods import deep_inversion as module
 from raybench.methods.deep_inversion import DeepInversionHparams
 from raybench.registry import METHODS
 from raybench.testing import make_bench, make_task, run_method
@@ -149,7 +149,7 @@ def test_adaptive_images_disagree_with_the_student_more_than_plain_ones():
             )
             student = task.new_model()
             before = copy.deepcopy(student)
-            module._compete(task, hp, student, torch.arange(1, 10).repeat(4))
+            module.compete(task, hp, student, torch.arange(1, 10).repeat(4))
         assert len(made) == 2
         with torch.no_grad():  # the first batch was made against the student as it came
             found.append(float(js_divergence(task.model(made[0]), before(made[0]), 3.0).mean()))
