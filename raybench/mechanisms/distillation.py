@@ -75,6 +75,12 @@ def entropy(logits: Tensor) -> Tensor:
     return -(log_p.exp() * log_p).sum(dim=1)
 
 
+def class_balance(logits: Tensor) -> Tensor:
+    """sum_k p_k ln p_k with p the mean softmax of the batch; zero dimensional, at least -ln K."""
+    log_p = F.log_softmax(logits, dim=1).logsumexp(dim=0) - math.log(len(logits))
+    return (log_p.exp() * log_p).sum()
+
+
 def forget_gate(
     teacher: Tensor, forget_classes: Sequence[int], probability_cutoff: float, entropy_cutoff: float | None = None
 ) -> Tensor:

@@ -24,10 +24,18 @@ FEWEST = 2  # batch norm in training mode needs two samples
 SHOWN = 64  # images of a grid
 PROXIES, MAX_STEPS, GATES_SHUT = "proxies", "max_steps", "gates_shut"  # reasons to stop
 
+# The released scheduler of the generator watches a constant, so it halves from round 152 on, every 150 rounds, until
+# the change is below its threshold of 1e-8 (16 times at the default step size).
+FIRST_HALVED, LR_HALVES_EVERY, HALVINGS = 152, 150, 16
+
 
 class TransferHparams(Protocol):
     """The fields that every method of the family has; see ``raybench.methods.gkt.GktHparams``."""
 
+    @property
+    def student_lr(self) -> float: ...
+    @property
+    def generator_lr(self) -> float: ...
     @property
     def pseudo_batches(self) -> int: ...
     @property
@@ -52,6 +60,21 @@ class TransferHparams(Protocol):
     def proxies(self) -> int: ...
     @property
     def inversion_steps(self) -> int: ...
+
+
+def check_counts(hp: TransferHparams) -> None:
+    """``ValueError`` where a number of rounds, steps or samples is too small."""
+    counts = ("pseudo_batches", "latent_dim", "student_steps", "max_redraws", "check_every", "generator_steps")
+    for name in (*counts, "proxies"):
+        if getattr(hp, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(hp, name)}")
+    if hp.batch_size < FEWEST:
+        raise ValueError(f"batch_size must be at least {FEWEST}, got {hp.batch_size}")
+
+
+def halvings(round_: int) -> int:
+    """How often the released scheduler has halved the generator's step size by round ``round_`` (from 1)."""
+    return min(max(round_ - FIRST_HALVED + LR_HALVES_EVERY, 0) // LR_HALVES_EVERY, HALVINGS)
 
 
 @dataclass(frozen=True)
@@ -86,9 +109,12 @@ class Transfer(ABC):
         self.student_optimiser, self.generator_optimiser = self.optimisers()
         self.rounds = self.drawn = self.taught = 0
 
-    @abstractmethod
     def optimisers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
-        """Of the student and of the generator."""
+        """Of the student and of the generator; Adam for both."""
+        return (
+            torch.optim.Adam(self.student.parameters(), lr=self.hp.student_lr),
+            torch.optim.Adam(self.generator.parameters(), lr=self.hp.generator_lr),
+        )
 
     @abstractmethod
     def generator_loss(self, images: Tensor) -> Tensor | None:

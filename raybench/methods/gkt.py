@@ -5,19 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from torch import Tensor, nn
 
 from raybench.mechanisms.distillation import attention_loss, forget_gate, kl_to_teacher, run_with_stages
-from raybench.mechanisms.transfer import FEWEST, Lesson, Transfer, run_transfer
+from raybench.mechanisms.transfer import FEWEST, Lesson, Transfer, check_counts, halvings, run_transfer
 from raybench.registry import CLASS, METHODS
 from raybench.space import nuisance, scientific
 from raybench.task import UnlearningTask
-
-# official_quirks: the released scheduler watches a constant, so it halves from round 152 on, every 150 rounds, until
-# the change is below its threshold of 1e-8 (16 times at the default step size).
-FIRST_HALVED, LR_HALVES_EVERY, HALVINGS = 152, 150, 16
 
 
 @dataclass(frozen=True)
@@ -67,12 +62,7 @@ class GktHparams:
     size halves every 150 rounds, and losses are means over samples and classes, so that clipping binds less."""
 
     def __post_init__(self) -> None:
-        positive = ("pseudo_batches", "batch_size", "latent_dim", "student_steps", "max_redraws", "check_every")
-        for name in (*positive, "generator_steps", "proxies"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.batch_size < FEWEST:
-            raise ValueError(f"batch_size must be at least {FEWEST}, got {self.batch_size}")
+        check_counts(self)
 
 
 TINY = {"pseudo_batches": 4, "batch_size": 32, "latent_dim": 16, "generator_width": 4, "student_steps": 2}
@@ -94,33 +84,30 @@ TINY |= {"max_redraws": 8, "check_every": 2, "proxies": 8, "inversion_steps": 5}
 def gkt(task: UnlearningTask, hp: GktHparams) -> nn.Module:
     """A new student learns from the original on generated images that do not look like the forget classes.
 
-    Chundawat, Tarun, Mandal and Kankanhalli 2023, arXiv:2201.05629, section "Gated Knowledge Transfer": a
-    generator G maximises KL(T || S), the student S minimises KL(T || S) + beta L_attention, both on the samples
-    G(z) that pass the gates. No data are used at all. The entropy gate H(T(x)) < ``entropy_cutoff`` is a later
-    proposal. The gates do not see what dark knowledge and attention carry: the student relearns the forget class
-    sooner or later, so read retain and forget accuracy together (the curves, and the stopping rule ``ProxyRule``).
+    Chundawat, Tarun, Mandal and Kankanhalli 2023, arXiv:2201.05629, "Gated Knowledge Transfer": a generator G maximises
+    KL(T || S), the student S minimises KL(T || S) + beta L_attention, both on samples G(z) that pass the gates, without
+    any data. The entropy gate H(T(x)) < ``entropy_cutoff`` is a later proposal. Gates do not see dark knowledge or what
+    attention carries: the student relearns the class sooner or later, so read retain and forget accuracy together.
 
-    From the official code: one z serves a round of generator and student steps; the term
-    L_attention = sum over stages of mean (Q(a_T) - Q(a_S))^2 stands beside KL / K; here both are multiplied by K.
-    The student's batch norm trains from fresh buffers (stays at (0, 1) with ``official_quirks``); the teacher's
-    stays as it is. Cost of a round: 2 batches forward through generator and teacher and 11 through the student, 1
-    backward through all three and 10 through the student; once, ``inversion_steps`` passes per proxy.
+    From the official code: one z serves all steps of a round; L_attention = sum over stages of mean (Q(a_T) - Q(a_S))^2
+    stands beside KL / K; here both are multiplied by K. The student's batch norm trains from fresh buffers (stays at
+    (0, 1) with ``official_quirks``), the teacher's is read. Cost of a round in batches: 2 forward through generator and
+    teacher, 11 through the student, 1 backward through all, 10 through the student; once, ``inversion_steps`` passes
+    per proxy.
 
     Deviations:
         - x is detached and the teacher's answers are kept within the student steps: same numbers, less work.
-        - the released step-size schedule of the student and its choice of checkpoint look at real retain and forget
-          data, which is not zero-shot; here the student's step size is constant, and images inverted from the teacher
-          choose and stop (the paper's advice; see ``ProxyRule``). Curves with ``stop_on_proxies: false`` show what
-          real data would have chosen.
-        - the released loop goes on with the next z of its loader after a batch that the gates reject, so that steps
-          and noise drift apart, and reloads an older generator after 100 rejected batches; here z is drawn anew, and
-          after ``max_redraws`` in a row the run ends (stop reason ``gates_shut``).
-        - evaluation mode of the student, the generator's halving step size and losses divided by K are accidents of
-          the release, kept behind ``official_quirks``. There the release also teaches on a single sample that
-          passed the gate; here it takes two, as batch norm in training mode does.
-        - attention is compared at the model's own stages: allcnn has as many as the released AllCNN (whose third
-          layer is twice as wide), those of lenet5 end behind the pooling rather than before it, those of residual
-          networks behind the block.
+        - the student's released step-size schedule and choice of checkpoint look at real retain and forget data, which
+          is not zero-shot; here the step size is constant, and images inverted from the teacher choose and stop (the
+          paper's advice; see ``ProxyRule``). Curves with ``stop_on_proxies: false`` show what real data would choose.
+        - after a batch that the gates reject the released loop goes on with the next z of its loader, so that steps and
+          noise drift apart, and after 100 of them it reloads an older generator; here z is drawn anew, and after
+          ``max_redraws`` in a row the run ends (stop reason ``gates_shut``).
+        - evaluation mode of the student, the generator's halving step size and losses divided by K are accidents of the
+          release, kept behind ``official_quirks``. The release also teaches on a single sample that passed the gate;
+          here it takes two, as batch norm in training mode does.
+        - attention is compared at the model's own stages: allcnn has as many as the released AllCNN (whose third layer
+          is twice as wide), lenet5's end behind the pooling, not before it, residual networks' behind the block.
     """
     return run_transfer(_GatedTransfer(task, hp))
 
@@ -129,12 +116,6 @@ class _GatedTransfer(Transfer):
     """The losses of gated knowledge transfer."""
 
     hp: GktHparams
-
-    def optimisers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
-        return (
-            torch.optim.Adam(self.student.parameters(), lr=self.hp.student_lr),
-            torch.optim.Adam(self.generator.parameters(), lr=self.hp.generator_lr),
-        )
 
     @property
     def scale(self) -> float:
@@ -152,8 +133,7 @@ class _GatedTransfer(Transfer):
         gate = self._gate(answers)
         if int(gate.sum()) < FEWEST:
             return None
-        divergence = kl_to_teacher(answers[gate], self.student(images[gate]), self.hp.temperature)
-        return -self.scale * divergence.mean()
+        return -self.scale * kl_to_teacher(answers[gate], self.student(images[gate]), self.hp.temperature).mean()
 
     def lesson(self, images: Tensor) -> Lesson | None:
         answers, stages = run_with_stages(self.teacher, images)
@@ -167,11 +147,5 @@ class _GatedTransfer(Transfer):
         return self.scale * loss
 
     def _gate(self, answers: Tensor) -> Tensor:
-        return forget_gate(
-            answers.detach(), self.task.forget_classes, self.hp.probability_cutoff, self.hp.entropy_cutoff
-        )
-
-
-def halvings(round_: int) -> int:
-    """How often the released scheduler has halved the generator's step size by round ``round_`` (from 1)."""
-    return min(max(round_ - FIRST_HALVED + LR_HALVES_EVERY, 0) // LR_HALVES_EVERY, HALVINGS)
+        classes, hp = self.task.forget_classes, self.hp
+        return forget_gate(answers.detach(), classes, hp.probability_cutoff, hp.entropy_cutoff)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from optuna.distributions import FloatDistribution, IntDistribution
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from raybench.mechanisms.distillation import adversarial_without, kl_to_teacher, move_forget_excess
+from raybench.mechanisms.distillation import adversarial_without, class_balance, kl_to_teacher, move_forget_excess
 from raybench.mechanisms.inversion import has_batch_norm, no_statistics, recorded_norm_inputs, statistics_distance
-from raybench.mechanisms.transfer import Lesson, Transfer, run_transfer
+from raybench.mechanisms.transfer import Lesson, Transfer, check_counts, run_transfer
 from raybench.registry import CLASS, METHODS
 from raybench.space import nuisance, scientific
 from raybench.task import Facts, UnlearningTask
@@ -61,11 +61,7 @@ class GktPlusHparams:
     max_redraws = 1  # no batch is ever rejected; not a field
 
     def __post_init__(self) -> None:
-        for name in ("pseudo_batches", "latent_dim", "student_steps", "check_every", "generator_steps", "proxies"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.batch_size < 2:
-            raise ValueError(f"batch_size must be at least 2 for batch norm, got {self.batch_size}")
+        check_counts(self)
 
 
 def needs_statistics(facts: Facts, hp: GktPlusHparams) -> str | None:
@@ -74,14 +70,8 @@ def needs_statistics(facts: Facts, hp: GktPlusHparams) -> str | None:
     return reason and f"{reason}; set batch_statistics: 0"
 
 
-TINY: dict[str, Any] = {
-    "pseudo_batches": 4,
-    "batch_size": 32,
-    "latent_dim": 16,
-    "generator_width": 4,
-    "student_steps": 2,
-}
-TINY |= {"check_every": 2, "proxies": 8, "inversion_steps": 5, "batch_statistics": 0.0}
+TINY = {"pseudo_batches": 4, "batch_size": 32, "latent_dim": 16, "generator_width": 4, "student_steps": 2}
+TINY |= {"check_every": 2, "proxies": 8, "inversion_steps": 5}
 
 
 @METHODS.register(
@@ -91,7 +81,7 @@ TINY |= {"check_every": 2, "proxies": 8, "inversion_steps": 5, "batch_statistics
     paper="AAAI 2025, ISPF (inhibited synthesis, post-filter)",
     needs=set(),
     scope={CLASS},
-    tiny=TINY,
+    tiny={**TINY, "batch_statistics": 0.0},
     fresh=True,
     skip=needs_statistics,
     complexity="pseudo-batches x B x steps",
@@ -156,9 +146,3 @@ class _FilteredTransfer(Transfer):
 
     def student_loss(self, lesson: Lesson) -> Tensor:
         return kl_to_teacher(lesson.answers, self.student(lesson.images)).mean()
-
-
-def class_balance(logits: Tensor) -> Tensor:
-    """sum_k p_k ln p_k with p the mean softmax of the batch; zero dimensional, at least -ln K."""
-    log_p = F.log_softmax(logits, dim=1).logsumexp(dim=0) - math.log(len(logits))
-    return (log_p.exp() * log_p).sum()

@@ -4,8 +4,9 @@ import math
 import pytest
 import torch
 
+from raybench.mechanisms.distillation import class_balance
 from raybench.mechanisms.transfer import Lesson
-from raybench.methods.gkt_plus import GktPlusHparams, _FilteredTransfer, class_balance
+from raybench.methods.gkt_plus import GktPlusHparams, _FilteredTransfer
 from raybench.registry import METHODS
 from raybench.testing import make_bench, make_task, run_method
 
