@@ -90,10 +90,9 @@ def gkt(task: UnlearningTask, hp: GktHparams) -> nn.Module:
     attention carries: the student relearns the class sooner or later, so read retain and forget accuracy together.
 
     From the official code: one z serves all steps of a round; L_attention = sum over stages of mean (Q(a_T) - Q(a_S))^2
-    stands beside KL / K; here both are multiplied by K. The student's batch norm trains from fresh buffers (stays at
-    (0, 1) with ``official_quirks``), the teacher's is read. Cost of a round in batches: 2 forward through generator and
-    teacher, 11 through the student, 1 backward through all, 10 through the student; once, ``inversion_steps`` passes
-    per proxy.
+    stands beside KL / K; here both times K. The student's batch norm trains from fresh buffers (stays at (0, 1) with
+    ``official_quirks``), the teacher's is read. Cost of a round in batches: 2 forward through generator and teacher, 11
+    through the student, 1 backward through all, 10 through the student; once, ``inversion_steps`` passes per proxy.
 
     Deviations:
         - x is detached and the teacher's answers are kept within the student steps: same numbers, less work.
