@@ -14,7 +14,8 @@ import torch
 from optuna.distributions import FloatDistribution
 from torch import Tensor, nn
 
-from raybench.mechanisms.fisher_step import class_scores, mean_squares, perturbation, step_by_better_sign
+from raybench.mechanisms.codes import code_fishers, replaced_by_codes
+from raybench.mechanisms.fisher_step import class_scores, perturbation, step_by_better_sign
 from raybench.registry import CLASS, METHODS
 from raybench.space import scientific
 from raybench.task import UnlearningTask
@@ -58,11 +59,7 @@ def train_with_codes(job: TrainingJob) -> Trained:
     shape = (job.num_classes, *job.input_shape)
     draw = torch.rand if hp.code_dist == "uniform01" else torch.randn
     codes = draw(shape, generator=job.generator, device=job.device)
-
-    def mix(images: Tensor, labels: Tensor) -> Tensor:
-        replace = torch.rand(len(labels), generator=job.generator, device=job.device) < hp.t_mix
-        return torch.where(replace[:, None, None, None], codes[labels], images)
-
+    mix = replaced_by_codes(job, codes, hp.t_mix)
     if hp.finetune_epochs == 0:
         model = job.new_model()
         job.fit(model, batch_transform=mix)
@@ -121,7 +118,7 @@ def mnemonic(task: UnlearningTask, hp: MnemonicHparams) -> nn.Module:
         - lambda1, lambda2 and t_mix are chosen on validation data; the paper's criterion A_R + E_F is on test data.
     """
     codes = _codes(task)
-    forget, retain = _code_gradients(task, codes)
+    forget, retain = code_fishers(task, codes)
     part: nn.Module = task.model.head if hp.last_layer_only else task.model  # type: ignore[assignment]
     chosen = {id(p) for p in part.parameters()}
     step = {
@@ -151,24 +148,3 @@ def _codes(task: UnlearningTask) -> Tensor:
             "train the original of this dataset and model with codes"
         )
     return codes
-
-
-def _code_gradients(task: UnlearningTask, codes: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """f_F and f_R of the original model, one backward pass per class, batches of one."""
-    model = task.model
-
-    def gradient(label: int) -> dict[str, Tensor]:
-        target = torch.tensor([label], device=codes.device)
-        parameters = dict(model.named_parameters())
-        value = task.loss(model, (codes[label : label + 1], target)).sum()
-        return dict(zip(parameters, torch.autograd.grad(value, list(parameters.values())), strict=True))
-
-    def compute(_: torch.Generator) -> dict[str, Tensor]:
-        kept = [label for label in range(task.num_classes) if label not in task.forget_classes]
-        forget = mean_squares(gradient(label) for label in task.forget_classes)
-        retain = mean_squares(gradient(label) for label in kept)
-        return {f"forget/{n}": v for n, v in forget.items()} | {f"retain/{n}": v for n, v in retain.items()}
-
-    both = task.once("code_gradients", compute)
-    names = [name for name, _ in model.named_parameters()]
-    return {name: both[f"forget/{name}"] for name in names}, {name: both[f"retain/{name}"] for name in names}
