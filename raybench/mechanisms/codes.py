@@ -9,7 +9,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from raybench.data import Batch, Pixels, Split
 from raybench.mechanisms.fisher_step import mean_squares
 from raybench.task import UnlearningTask
 from raybench.training import BatchTransform, Loss, TrainingJob
@@ -55,3 +57,25 @@ def code_fishers(task: UnlearningTask, codes: Tensor) -> tuple[dict[str, Tensor]
     both = task.once("code_gradients", compute)
     names = [name for name, _ in task.model.named_parameters()]
     return {name: both[f"forget/{name}"] for name in names}, {name: both[f"retain/{name}"] for name in names}
+
+
+def cosine_importance(
+    model: nn.Module, codes: Tensor, kept: Sequence[int], gone: Sequence[int], w_rev: float, scale: float
+) -> dict[str, Tensor]:
+    """(F+ + w_rev F-)_+ per parameter from the classes ``kept`` and ``gone``, in the mode that the model is in.
+
+    Of the cross-entropy on cosines: on the logits without their ``scale`` and without margin. Cost: K sample passes.
+    """
+
+    def loss(network: nn.Module, batch: Batch) -> Tensor:
+        return F.cross_entropy(network(batch[0]) / scale, batch[1], reduction="none")
+
+    positive, negative = (mean_code_squares(model, loss, codes, classes) for classes in (kept, gone))
+    return {name: (positive[name] + w_rev * negative[name]).clamp(min=0.0) for name in positive}
+
+
+def split_of_codes(codes: Tensor, classes: Sequence[int], generator: torch.Generator) -> Split:
+    """The codes of ``classes`` as samples, shown as they are: they are normalised already."""
+    as_they_are = Pixels(torch.zeros(1, device=codes.device), torch.ones(1, device=codes.device))
+    labels, index = (torch.tensor(list(c), device=codes.device) for c in (range(len(codes)), classes))
+    return Split(codes, labels, index, as_they_are, generator=generator)

@@ -12,10 +12,10 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from raybench.data import Batch, Pixels, Split
+from raybench.data import Batch
+from raybench.mechanisms.codes import cosine_importance, split_of_codes
 from raybench.mechanisms.cosine import low_resolution_codes, margin_softmax, with_cosine_head
 from raybench.mechanisms.finetuning import train
-from raybench.mechanisms.fisher_step import mean_squares
 from raybench.registry import CLASS, METHODS
 from raybench.space import nuisance, scientific
 from raybench.task import UnlearningTask
@@ -133,11 +133,10 @@ def lwsf(task: UnlearningTask, hp: LwsfHparams) -> nn.Module:
     if codes is None or "margin" not in task.artefacts:
         raise ValueError("lwsf must get codes and margin of its own training; train the original with kind lwsf")
     scale, margin = (float(task.artefacts[name]) for name in ("scale", "margin"))
-    kept = torch.tensor([c for c in range(task.num_classes) if c not in task.forget_classes], device=task.device)
-    gone = list(task.forget_classes)
-    model = task.model.train(not hp.eval_mode)
+    kept, gone = [c for c in range(task.num_classes) if c not in task.forget_classes], list(task.forget_classes)
+    model = task.model.eval()
     start = {name: p.detach().clone() for name, p in model.named_parameters()}
-    held = _importance(task, codes, kept, hp.w_rev, scale)
+    held = cosine_importance(model, codes, kept, gone, hp.w_rev, scale)
 
     def loss(network: nn.Module, batch: Batch) -> Tensor:
         pull = sum((held[n] * (p - start[n]).square()).sum() for n, p in network.named_parameters())
@@ -147,21 +146,5 @@ def lwsf(task: UnlearningTask, hp: LwsfHparams) -> nn.Module:
             total = total - hp.lambda_delete * F.log_softmax(network(codes[gone]), dim=1).mean()
         return total
 
-    as_they_are = Pixels(torch.zeros(1, device=task.device), torch.ones(1, device=task.device))
-    split = Split(codes, torch.arange(len(codes), device=task.device), kept, as_they_are, generator=task.generator)
+    split = split_of_codes(codes, kept, task.generator)
     return train(task, model, split, hp, loss=loss, changes={"augment": False}, train_mode=not hp.eval_mode)
-
-
-def _importance(task: UnlearningTask, codes: Tensor, kept: Tensor, w_rev: float, scale: float) -> dict[str, Tensor]:
-    """(F+ + w_rev F-)_+ per parameter, in evaluation mode, from cross-entropy on cosines (no scale, no margin)."""
-    model = task.model.eval()
-
-    def gradient(label: int) -> dict[str, Tensor]:
-        target = torch.tensor([label], device=codes.device)
-        value = F.cross_entropy(model(codes[label : label + 1]) / scale, target)
-        named = dict(model.named_parameters())
-        return dict(zip(named, torch.autograd.grad(value, list(named.values())), strict=True))
-
-    positive = mean_squares(gradient(label) for label in kept.tolist())
-    negative = mean_squares(gradient(label) for label in task.forget_classes)
-    return {name: (positive[name] + w_rev * negative[name]).clamp(min=0.0) for name in positive}
