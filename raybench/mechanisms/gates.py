@@ -11,13 +11,9 @@ from torch import Tensor, nn
 from raybench.registry import MODELS
 from raybench.seeding import seeded_globals
 from raybench.task import Facts
-from raybench.training import TrainingJob
 
 DENSITY = 0.1  # share of open gates at which the penalty lets go
 OVERLAP = 0.1  # weight of the overlap of classes
-PERIOD, GATED_FROM = 3, 2  # of every three epochs the third is gated
-OFFICIAL_PENALTY = 1e-3
-OFFICIAL_RATES = 196 * (33 * 0.1 + 17 * 0.01 + 17 * 0.001)  # summed over its gated steps: 200 epochs, drops at 100, 150
 
 
 def gate_penalty(gates: Tensor) -> Tensor:
@@ -35,19 +31,6 @@ def clip_gates(gates: Tensor) -> None:
 def unrelated(gates: Tensor, classes: Sequence[int], tolerance: float = 0.0) -> Tensor:
     """Bool [K]: the channels whose gates to all of ``classes`` are at most ``tolerance``."""
     return (gates[:, list(classes)] <= tolerance).all(dim=1)
-
-
-def is_gated(epoch: int) -> bool:
-    """Whether ``epoch`` (from 0) runs through the gates."""
-    return epoch % PERIOD >= GATED_FROM
-
-
-def scaled_penalty(job: TrainingJob) -> float:
-    """The official penalty for a run whose gated steps have other rates, or another number (0 without such steps)."""
-    steps = job.train.steps(job.recipe.batch_size)
-    total = job.recipe.epochs * steps
-    rates = sum(job.recipe.lr_at(step, total) for step in range(total) if is_gated(step // steps))
-    return OFFICIAL_PENALTY * OFFICIAL_RATES / rates if rates > 0.0 else 0.0
 
 
 @contextlib.contextmanager
@@ -96,3 +79,28 @@ def no_channels(facts: Facts) -> str | None:
         model = MODELS[name].fn(facts.num_classes, facts.input_shape, **family, **facts.model_options)
         found = channels_of(model, torch.zeros((2, *facts.input_shape)))
     return f"{facts.model} has no last stage with channels to gate" if found is None else None
+
+
+def over_maps(mask: Tensor, maps: Tensor) -> Tensor:
+    """``mask`` [K] in a shape that multiplies maps [n, K, ...]."""
+    return mask.reshape(-1, *[1] * (maps.ndim - 2))
+
+
+def maps_and_features(model: nn.Module, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Of a batch of images, the maps of the last stage as they are and what the head reads from them after ``mask``."""
+    maps = images
+    for stage in model.stages():  # type: ignore[operator]
+        maps = stage(maps)
+    return maps, model.neck(maps * over_maps(mask, maps))  # type: ignore[operator]
+
+
+@torch.no_grad()
+def copy_masked_head(source: nn.Linear, target: nn.Linear, keep: Tensor, classes: Sequence[int]) -> None:
+    """``target`` becomes ``source`` without what belongs to ``classes``, and frozen: their rows and biases are zero,
+    and so are the columns of channels that ``keep`` [K] masks, where the head has a column per channel."""
+    target.load_state_dict(source.state_dict())
+    if target.in_features == len(keep):
+        target.weight.mul_(keep)
+    for p in target.parameters():
+        p[list(classes)] = 0.0
+        p.requires_grad_(False)

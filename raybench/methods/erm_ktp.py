@@ -11,20 +11,19 @@ from torch import Tensor, nn
 
 from raybench.data import Batch
 from raybench.mechanisms.finetuning import train
+from raybench.mechanisms.gated_training import fit_gated, scaled_penalty
 from raybench.mechanisms.gates import (
     channels_of,
-    clip_gates,
-    gate_penalty,
-    is_gated,
+    copy_masked_head,
+    maps_and_features,
     no_channels,
-    scaled_channels,
-    scaled_penalty,
+    over_maps,
     unrelated,
 )
 from raybench.registry import CLASS, METHODS, RETAIN
 from raybench.space import nuisance, scientific
 from raybench.task import UnlearningTask
-from raybench.training import Trained, TrainingJob, cross_entropy
+from raybench.training import Trained, TrainingJob
 
 MILESTONES = (16 / 30, 26 / 30)  # epochs 16 and 26, where the official scheduler drops the rate
 
@@ -60,29 +59,7 @@ def train_with_gates(job: TrainingJob) -> Trained:
         raise ValueError("erm_ktp must gate channels of the last stage, the model has none; use a convolutional one")
     gates = nn.Parameter(torch.full((channels, job.num_classes), hp.initial, device=job.device))
     penalty = scaled_penalty(job) if hp.penalty is None else hp.penalty
-    epochs_done = 0
-
-    def count(epoch: int) -> None:
-        nonlocal epochs_done
-        epochs_done = epoch
-
-    with scaled_channels(model.stages()[-1]) as held:  # type: ignore[operator]
-
-        def loss(network: nn.Module, batch: Batch) -> Tensor:
-            if not is_gated(epochs_done):
-                return cross_entropy(network, batch)
-            held["by"] = gates[:, batch[1]].T
-            losses = cross_entropy(network, batch) + penalty * gate_penalty(gates)
-            held.clear()
-            return losses
-
-        job.fit(
-            model,
-            loss=loss,
-            parameters=[*model.parameters(), gates],
-            after_step=lambda step: clip_gates(gates),
-            after_epoch=count,
-        )
+    fit_gated(job, model, gates, penalty)
     return Trained(model, {"gates": gates.detach()})
 
 
@@ -148,33 +125,15 @@ def erm_ktp(task: UnlearningTask, hp: ErmKtpHparams) -> nn.Module:
     keep = unrelated(gates, task.forget_classes, hp.tolerance).float()
     teacher = task.model.requires_grad_(False).eval()
     student = task.new_model()
-    _copy_head(teacher.head, student.head, keep, task.forget_classes)  # type: ignore[arg-type]
-
-    def maps_and_features(model: nn.Module, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """f0 before the mask, f1 after it."""
-        maps = images
-        for stage in model.stages():  # type: ignore[operator]
-            maps = stage(maps)
-        return maps, model.neck(maps * mask.reshape(-1, *[1] * (maps.ndim - 2)))  # type: ignore[operator]
+    copy_masked_head(teacher.head, student.head, keep, task.forget_classes)  # type: ignore[arg-type]
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         with torch.no_grad():
             wanted_maps, wanted = maps_and_features(teacher, batch[0], keep)
             if hp.mask_maps:
-                wanted_maps = wanted_maps * keep.reshape(-1, *[1] * (wanted_maps.ndim - 2))
+                wanted_maps = wanted_maps * over_maps(keep, wanted_maps)
         maps, features = maps_and_features(model, batch[0], torch.ones_like(keep))
         return (maps - wanted_maps).square().flatten(1).mean(1) + (features - wanted).square().mean(1)
 
     task.report({"channels_kept": float(keep.mean())})
     return train(task, student, task.retain, hp, loss=loss, changes={"schedule": "step", "milestones": MILESTONES})
-
-
-@torch.no_grad()
-def _copy_head(source: nn.Linear, target: nn.Linear, keep: Tensor, forget_classes: tuple[int, ...]) -> None:
-    """The original's head without what belongs to the forget classes, frozen."""
-    target.load_state_dict(source.state_dict())
-    if target.in_features == len(keep):
-        target.weight.mul_(keep)
-    for p in target.parameters():
-        p[list(forget_classes)] = 0.0
-        p.requires_grad_(False)

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raybench.mechanisms.gates import scaled_penalty, unrelated
+from raybench.mechanisms.gated_training import scaled_penalty
+from raybench.mechanisms.gates import unrelated
 from raybench.methods.erm_ktp import ErmTraining, train_with_gates
 from raybench.registry import FORGET, RETAIN
 from raybench.seeding import torch_generator
