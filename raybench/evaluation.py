@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from raybench.data import Split
 from raybench.errors import MetricUnavailable
 from raybench.outputs import MetricContext, Outputs, SplitOutputs
-from raybench.registry import METRICS
+from raybench.registry import MATCH_RETRAINED, METRICS, MetricEntry
 
 BATCH_SIZE = 1024  # part of the protocol: another size may change the last bit of a logit
 SEARCH_SPLITS = ("retain", "forget", "validation", "validation_forgotten")
@@ -52,13 +52,30 @@ def unpack(tensors: Mapping[str, Tensor]) -> Outputs:
     return Outputs({n: SplitOutputs(tensors[f"{n}.logits"], tensors[f"{n}.labels"]) for n in sorted(names)})
 
 
+class Probes(Protocol):
+    """Who runs the metrics that need models and data (``raybench.probing``). Both raise ``MetricUnavailable``."""
+
+    def value(self, entry: MetricEntry, context: MetricContext) -> float:
+        """The metric of the row's model."""
+        ...
+
+    def of_retrained(self, entry: MetricEntry, context: MetricContext) -> float:
+        """The metric of the retrained model."""
+        ...
+
+
 def measure(
-    names: Iterable[str], outputs: Outputs, retrained: Outputs | None, context: MetricContext
+    names: Iterable[str],
+    outputs: Outputs,
+    retrained: Outputs | None,
+    context: MetricContext,
+    probes: Probes | None = None,
 ) -> tuple[dict[str, float | None], dict[str, str]]:
     """Columns ``<m>``, ``<m>_retrained``, ``<m>_gap`` of each metric, and ``missing`` (metric -> reason).
 
     ``retrained`` is None for a user's own model without a recipe: gaps are null then. Metrics that look at the
-    test set are left out of a search (``context.held_out == "validation"``).
+    test set are left out of a search (``context.held_out == "validation"``), metrics that probe the models wherever
+    ``probes`` is None. A value whose counterpart of the retrained model is missing stands, with the reason.
     """
     columns: dict[str, float | None] = {}
     missing: dict[str, str] = {}
@@ -69,19 +86,35 @@ def measure(
             missing[name] = "looks at the test set, which a search never does"
         elif entry.pair and retrained is None:
             missing[name] = "needs a retrained model, which this problem does not have"
+        elif entry.probe and probes is None:
+            missing[name] = "probes the models, which only finals and references do"
         else:
             try:
-                if entry.pair:
-                    value = _finite(entry.fn(outputs, retrained, context), name)
-                else:
-                    value = _finite(entry.fn(outputs, context), name)
-                    if retrained is not None:
-                        reference = _finite(entry.fn(retrained, context), name)
-                        gap = value - reference
+                value = _value(entry, outputs, retrained, context, probes)
+                if retrained is not None and (not entry.pair or entry.direction == MATCH_RETRAINED):
+                    reference = _of_retrained(entry, retrained, context, probes)
+                    gap = value - reference
             except MetricUnavailable as error:
                 missing[name] = str(error)
         columns |= {name: value, f"{name}_retrained": reference, f"{name}_gap": gap}
     return columns, missing
+
+
+def _value(
+    entry: MetricEntry, outputs: Outputs, retrained: Outputs | None, context: MetricContext, probes: Probes | None
+) -> float:
+    if entry.probe and probes is not None:
+        return _finite(probes.value(entry, context), entry.name)
+    return _finite(entry.fn(*((outputs, retrained) if entry.pair else (outputs,)), context), entry.name)
+
+
+def _of_retrained(entry: MetricEntry, retrained: Outputs, context: MetricContext, probes: Probes | None) -> float:
+    if not entry.probe or probes is None:
+        return _value(entry, retrained, retrained, context, None)
+    try:
+        return _finite(probes.of_retrained(entry, context), entry.name)
+    except MetricUnavailable as error:
+        raise MetricUnavailable(f"of the retrained model: {error}") from error
 
 
 def _finite(value: Any, name: str) -> float:

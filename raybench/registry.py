@@ -106,12 +106,32 @@ class ScenarioEntry(Entry):
 
 
 @dataclass(frozen=True)
+class Attack:
+    """What a membership-attack number is. Papers print three opposite quantities under the one name MIA, so each
+    number of an attack carries these words."""
+
+    attack: str
+    """Who decides: a threshold, a logistic regression, a support vector machine, a likelihood ratio."""
+    score: str
+    """What it sees of a sample, such as the loss."""
+    fit_on: str
+    """Samples that it was fitted on, members against non-members."""
+    apply_to: str
+    """Samples that it judges."""
+    reported_quantity: str
+    """What the number counts, such as the share judged non-member."""
+
+
+@dataclass(frozen=True)
 class MetricEntry(Entry):
-    """A function of cached outputs, see ``raybench.outputs``.
+    """A function of cached outputs, see ``raybench.outputs``, or of models and data, see ``raybench.probe``.
 
     ``pair = False``: ``fn(outputs, context) -> float``; the harness computes it for the unlearned and for
-    the retrained model and adds the signed gap. ``pair = True``: ``fn(outputs, retrained, context) -> float``.
+    the retrained model and adds the signed gap. ``pair = True``: ``fn(outputs, retrained, context) -> float``; one
+    with ``direction = MATCH_RETRAINED`` is a ratio, whose gap is measured from the retrained model's against itself.
     ``final_only`` metrics look at the test set, so a search never computes them.
+    ``probe = True``: ``fn(probe, context) -> float`` gets models and data; with ``pair`` it compares with the
+    retrained model itself. Only finals and references run probes, only where a spec names them.
     """
 
     unit: str = "fraction"
@@ -119,6 +139,8 @@ class MetricEntry(Entry):
     direction: str = MATCH_RETRAINED
     pair: bool = False
     final_only: bool = False
+    probe: bool = False
+    attack: Attack | None = None  # of every number that comes from one membership attack
 
 
 E = TypeVar("E", bound=Entry)

@@ -5,6 +5,7 @@ Method authors use it too: ``make_task("my_method")`` is all their test needs.
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from raybench.data import Pixels, RawData, Split
 from raybench.passes import Clock, PassCounter
+from raybench.probe import Probe
 from raybench.registry import CLASS, DATASETS, FORGET, METHODS, MODELS, RETAIN, SAMPLE, TRAININGS, VALIDATION
 from raybench.seeding import numpy_generator, seeded_globals, torch_generator
 from raybench.space import resolve
@@ -143,6 +145,36 @@ def make_task(
         artefacts=bench.original.artefacts,
         resources=PACKAGE / "resources" / method if method else None,
     )
+
+
+@functools.cache
+def make_retrained(**bench_options: Any) -> nn.Module:
+    """The model that the bench of ``bench_options`` is trained to without its forget set (never change it)."""
+    bench = make_bench(**bench_options)
+    device = bench.splits[RETAIN].images.device
+    job = TrainingJob(
+        train=bench.splits[RETAIN].bound(torch_generator("fit", "retrained", device=device)),
+        recipe=RECIPE,
+        hparams=None,
+        seed=1,
+        build=bench.build,
+        num_classes=bench.facts.num_classes,
+        input_shape=bench.facts.input_shape,
+        generator=torch_generator("job", "retrained", device=device),
+        device=device,
+    )
+    return train_standard(job).model
+
+
+def make_probe(unlearned: nn.Module | None = None, /, **bench_options: Any) -> Probe:
+    """What a metric registered with ``probe=True`` gets for an ``unlearned`` model (default: the original itself)."""
+    bench = make_bench(**bench_options)
+    assert bench.train is not None
+    original, retrained = bench.original.model, make_retrained(**bench_options)
+    ours, first, gold = (
+        copy.deepcopy(m).requires_grad_(True).eval() for m in (unlearned or original, original, retrained)
+    )
+    return Probe(ours, first, gold, {**bench.splits, "train": bench.train}, bench.build, RECIPE, seed=("bench", 0))
 
 
 def run_method(method: str, task: UnlearningTask | None = None, *, tiny: bool = True, **overrides: Any) -> Any:

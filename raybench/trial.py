@@ -29,6 +29,7 @@ from raybench.observer import Observer
 from raybench.once import SharedOnce
 from raybench.outputs import MetricContext, Outputs
 from raybench.passes import Clock, PassCounter, TimeLimit, warm_up
+from raybench.probing import Prober
 from raybench.problem import Problem
 from raybench.references import Reference, first_images
 from raybench.registry import METHODS, MethodEntry
@@ -293,8 +294,10 @@ def _evaluate(run: _Run, outputs: Outputs, model: nn.Module | None, changed: boo
         forget_classes=facts.forget_classes,
         evaluate_seed=settings.evaluate_seed,
     )
-    columns, missing = measure(settings.metrics, outputs, retrained, context)
+    prober = Prober(model, run.original, run.retrained, run.problem, settings.evaluate_seed, run.shop.probed)
+    columns, missing = measure(settings.metrics, outputs, retrained, context, prober if final else None)
     run.row |= columns
+    run.row["metrics_s"] = prober.seconds
     run.row["missing"] = to_json(missing) if missing else None
     run.row["forget_size"] = len(run.problem.splits["forget"])
     run.row["gates"] = to_json(_gates(run, outputs, retrained, changed))

@@ -64,6 +64,7 @@ class Workshop:
         self.store = ContentStore(settings.store)
         self.references = References(self.store, lease)
         self.memory = OnceMemory()
+        self.probed: dict[str, float | str] = {}  # what metrics found out about reference models
         self._problems: OrderedDict[str, Problem] = OrderedDict()
 
     def problem(self, spec: ProblemSpec) -> Problem:

@@ -9,7 +9,7 @@ import difflib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -35,6 +35,8 @@ class MetricInfo:
     version: int = 1
     unit: str = "fraction"
     direction: str = "match_retrained"  # higher | lower | match_retrained
+    # Of an attack's number: attack, score, fit_on, apply_to, reported_quantity (raybench.registry.Attack).
+    attack: Mapping[str, str] | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ CORE: tuple[Column, ...] = (
     _cost("original_train_s", REAL, "s", "wall seconds of training the original model"),
     _cost("artefact_bytes", INT, "bytes", "size of what the own training saved for the method", same=True),
     _cost("tuning_s", REAL, "s", "charged seconds of the search behind this setting"),
+    _cost("metrics_s", REAL, "s", "wall seconds of the metrics that probe the models; null without any"),
     _cost("forward_passes", REAL, "samples", "forward sample passes", same=True),
     _cost("backward_passes", REAL, "samples", "backward sample passes", same=True),
     _cost("retrain_share", REAL, "ratio", "sample passes as a share of a retraining's", same=True),
@@ -137,7 +140,11 @@ def comparable(schema: pa.Schema) -> list[str]:
 
 def describe(kind: str, metrics: Sequence[MetricInfo] = (), protocol: str = "") -> dict[bytes, bytes]:
     """File metadata: schema version, kind of table, protocol version(s), metrics, units of the core columns."""
-    info = {m.name: {"version": m.version, "unit": m.unit, "direction": m.direction} for m in metrics}
+    info: dict[str, dict[str, Any]] = {}
+    for m in metrics:
+        info[m.name] = {"version": m.version, "unit": m.unit, "direction": m.direction}
+        if m.attack is not None:
+            info[m.name]["attack"] = dict(m.attack)
     units = {column.name: column.unit for column in CORE if column.unit}
     return {
         _VERSION_KEY: str(SCHEMA_VERSION).encode(),

@@ -26,7 +26,7 @@ def test_column_names_are_the_documented_ones():
     trial_id attempt experiment protocol dataset dataset_checksum model scenario forget_size method
     method_version variant original_kind phase train_seed unlearn_seed evaluate_seed hparams spec selected_on
     selected_by tuned_here status reason stop_reason gates unlearn_s cpu_s shared_s retrain_s speedup
-    original_train_s artefact_bytes tuning_s forward_passes backward_passes retrain_share peak_memory
+    original_train_s artefact_bytes tuning_s metrics_s forward_passes backward_passes retrain_share peak_memory
     exclusive threads raybench_version torch_version ray_version cuda_version device_type device_name
     device_ids node pid git_commit started_at wall_s cached reported
     """
@@ -101,3 +101,10 @@ def test_reading_a_leaderboard_imports_neither_torch_nor_ray():
     code = "import sys, raybench.leaderboard.query, raybench.leaderboard.lock\n"
     code += "sys.exit(bool({'torch', 'ray', 'optuna'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_an_attack_s_number_is_stands_in_the_metadata():
+    words = {"attack": "threshold", "score": "loss", "fit_on": "nothing", "apply_to": "D_f", "reported_quantity": "AUC"}
+    infos = [s.MetricInfo("auc", attack=words), s.MetricInfo("distance", 2, "fraction", "lower")]
+    assert s.metrics_of(s.trial_schema(infos)) == infos
+    assert s.metrics_of(s.unify([s.trial_schema(infos[1:]), s.trial_schema(infos)], "trials")) == infos[::-1]

@@ -1,0 +1,98 @@
+"""Runs the metrics that probe models (``raybench.probe``) for one row: off the method's clock, on private copies."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from raybench.errors import MetricUnavailable
+from raybench.outputs import MetricContext
+from raybench.probe import Probe
+from raybench.problem import Problem
+from raybench.references import Reference
+from raybench.registry import MetricEntry
+from raybench.seeding import content_hash, derive_seed, seeded_globals
+from raybench.training import make_recipe
+
+
+@dataclass
+class Prober:
+    """The probes of one row. ``model`` is None where the result is a predictor without weights of its own.
+
+    ``memory`` keeps, for the life of a process, what depends on the reference models alone (a value, or the reason why
+    there is none). ``seconds``: wall seconds spent here, None while no probe was asked for.
+    """
+
+    model: nn.Module | None
+    original: Reference
+    retrained: Reference
+    problem: Problem
+    evaluate_seed: int
+    memory: dict[str, float | str]
+    seconds: float | None = None
+
+    def value(self, entry: MetricEntry, context: MetricContext) -> float:
+        """``entry`` on the row's model; raises ``MetricUnavailable`` with the reason."""
+        if self.model is None:
+            raise MetricUnavailable("probes the weights, and this method returns a predictor that is no module")
+        if self.model is self.retrained.model:
+            return self.of_retrained(entry, context)
+        model = self.model
+        return self._timed(lambda: self._run(entry, context, model))
+
+    def of_retrained(self, entry: MetricEntry, context: MetricContext) -> float:
+        """``entry`` on the retrained model; raises ``MetricUnavailable`` with the reason."""
+        name = f"{entry.name}/{entry.version}"
+        return self._timed(lambda: self._remember(name, lambda: self._run(entry, context, self.retrained.model)))
+
+    def _run(self, entry: MetricEntry, context: MetricContext, model: nn.Module) -> float:
+        spec = self.problem.spec
+        probe = Probe(
+            model=_private(model),
+            original=_private(self.original.model),
+            retrained=_private(self.retrained.model),
+            splits=self.problem.splits,
+            construct=self.problem.build,
+            recipe=make_recipe(spec.recipe),
+            seed=(spec.id, self.evaluate_seed),
+            remember=self._remember,
+        )
+        try:
+            # Dropout draws from the global state: the same for every model.
+            with seeded_globals(derive_seed("probe", spec.id, entry.name, self.evaluate_seed)):
+                return float(entry.fn(probe, context))
+        except torch.OutOfMemoryError as error:
+            raise MetricUnavailable(f"out of memory: {str(error).splitlines()[0]}") from error
+
+    def _remember(self, name: str, compute: Callable[[], float]) -> float:
+        identity: list[Any] = [name, self.problem.spec.id, self.original.key, self.retrained.key, self.evaluate_seed]
+        key = content_hash(identity)
+        if key not in self.memory:
+            try:
+                self.memory[key] = compute()
+            except MetricUnavailable as error:
+                self.memory[key] = str(error)
+        found = self.memory[key]
+        if isinstance(found, str):
+            raise MetricUnavailable(found)
+        return found
+
+    def _timed(self, compute: Callable[[], float]) -> float:
+        start = time.perf_counter()
+        try:
+            return compute()
+        finally:
+            self.seconds = (self.seconds or 0.0) + time.perf_counter() - start
+
+
+def _private(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model).requires_grad_(True).eval()
+    except (RuntimeError, TypeError) as error:  # tensors that are no leaves, handles of the system
+        raise MetricUnavailable(f"probes a copy of the model, which cannot be copied: {error}") from error
