@@ -53,6 +53,7 @@ def _record(entry: Entry) -> dict[str, Any]:
             "direction": entry.direction,
             "pair": entry.pair,
             "final_only": entry.final_only,
+            "attack": dataclasses.asdict(entry.attack) if entry.attack else None,
         }
     elif isinstance(entry, ModelEntry | DatasetEntry):
         record["options"] = list(option_names(entry.fn))

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -317,7 +317,10 @@ def _new_metrics(store: ResultStore, wanted: Sequence[MetricInfo]) -> str:
 
 def metric_infos(names: Sequence[str]) -> list[MetricInfo]:
     """What the leaderboard must know of metrics."""
-    return [MetricInfo(m.name, m.version, m.unit, m.direction) for m in (METRICS[n] for n in names)]
+    return [
+        MetricInfo(m.name, m.version, m.unit, m.direction, asdict(m.attack) if m.attack else None)
+        for m in (METRICS[n] for n in names)
+    ]
 
 
 def resolve_device(experiment: Experiment) -> str:

@@ -35,6 +35,16 @@ def test_methods_tell_their_fields_with_ranges_and_words() -> None:
         assert all(field["doc"] for field in method["hparams"]), method["name"]
 
 
+def test_attacks_tell_what_their_number_is() -> None:
+    metrics = {record["name"]: record for record in json.loads(catalogue("metrics", "json"))}
+    assert metrics["test_accuracy"]["attack"] is None
+    opposite = [metrics[name]["attack"]["reported_quantity"] for name in ("confidence_attack", "entropy_regression")]
+    assert opposite == ["share of D_f judged non-member", "share of D_f judged member"]
+    attack = metrics["loss_attack_auc"]["attack"]
+    assert list(attack) == ["attack", "score", "fit_on", "apply_to", "reported_quantity"]
+    assert all(attack.values())
+
+
 def test_table_has_a_row_per_name() -> None:
     lines = catalogue("methods", "table").splitlines()
     assert lines[0].split()[:3] == ["name", "needs", "scope"]

@@ -12,7 +12,7 @@ from raybench.data import Pixels, Split
 from raybench.errors import MetricUnavailable
 from raybench.evaluation import BATCH_SIZE, FINAL_SPLITS, SEARCH_SPLITS, measure, outputs_of, pack, splits_for, unpack
 from raybench.outputs import MetricContext, Outputs, SplitOutputs
-from raybench.registry import METRICS, MetricEntry
+from raybench.registry import LOWER, METRICS, MetricEntry
 from raybench.seeding import seeded_globals
 
 CONTEXT = MetricContext(4)
@@ -90,7 +90,8 @@ def metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     METRICS.names()
     for name, fn, options in (
         ("t_size", size, {}),
-        ("t_pair", pair, {"pair": True}),
+        ("t_pair", pair, {"pair": True, "direction": LOWER}),
+        ("t_ratio", pair, {"pair": True}),
         ("t_absent", absent, {}),
         ("t_broken", broken, {}),
         ("t_nan", lambda outputs, context: float("nan"), {}),
@@ -122,6 +123,13 @@ def test_values_gaps_and_reasons() -> None:
         "t_nan": "t_nan came out as nan",
         "t_inf": "t_inf came out as inf",
     }
+
+
+@pytest.mark.usefixtures("metrics")
+def test_a_ratio_has_the_gap_from_the_retrained_model_s_own() -> None:
+    columns, missing = measure(["t_ratio"], sized(6), sized(4), CONTEXT)
+    assert columns == {"t_ratio": 1.5, "t_ratio_retrained": 1.0, "t_ratio_gap": 0.5}
+    assert not missing
 
 
 @pytest.mark.usefixtures("metrics")

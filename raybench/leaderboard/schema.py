@@ -9,7 +9,7 @@ import difflib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -36,7 +36,7 @@ class MetricInfo:
     unit: str = "fraction"
     direction: str = "match_retrained"  # higher | lower | match_retrained
     # Of an attack's number: attack, score, fit_on, apply_to, reported_quantity (raybench.registry.Attack).
-    attack: Mapping[str, str] | None = field(default=None, hash=False)
+    attack: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from raybench.mechanisms.attacks import judged_non_member
-from raybench.metrics._splits import usable
+from raybench.metrics._features import confidences, share_judged_non_member, support_vector_attack
 from raybench.outputs import MetricContext, Outputs
 from raybench.registry import METRICS
 
 
-@METRICS.register("confidence_attack", label="MIA-efficacy (confidence)", paper="arXiv:2304.04934")
+@METRICS.register(
+    "confidence_attack",
+    label="MIA-efficacy (confidence)",
+    paper="arXiv:2304.04934",
+    attack=support_vector_attack("probability of the true label"),
+)
 def confidence_attack(outputs: Outputs, context: MetricContext) -> float:
     """Share of the forget set that the attack judges to be non-members.
 
@@ -19,12 +23,6 @@ def confidence_attack(outputs: Outputs, context: MetricContext) -> float:
     Differs from the official code: the fit sets are of equal size, at most 1000 each, and drawn over the whole
     split, where the code takes the *first* |D_t| retain samples in index order, unbalanced when D_r is smaller,
     and fits on all of them (minutes for 20 000). They are drawn by rank of p_y, so the value depends on
-    ``evaluate_seed`` but not on sample order. The code's modified-entropy attack, which logs p for 1 - p and
-    mixes up the label columns, is not offered.
+    ``evaluate_seed`` but not on sample order.
     """
-    return judged_non_member(
-        members=usable(outputs, "retain").confidences,
-        non_members=usable(outputs, context.held_out).confidences,
-        targets=usable(outputs, "forget").confidences,
-        seed=context.evaluate_seed,
-    )
+    return share_judged_non_member(outputs, context, confidences)

@@ -7,15 +7,28 @@ inside one model, so they are cheap and weak: they say nothing about the leakage
 
 from __future__ import annotations
 
-from raybench.mechanisms.attacks import attack_accuracy, attack_auc, attack_tpr
+import dataclasses
+import math
+
+from raybench.mechanisms.attacks import attack_accuracy, attack_auc, attack_balanced_accuracy, attack_tpr
 from raybench.metrics._splits import unseen, usable
 from raybench.outputs import MetricContext, Outputs
-from raybench.registry import METRICS
+from raybench.registry import METRICS, Attack
 
 FALSE_POSITIVE_RATE = 0.01
+LOW_FALSE_POSITIVE_RATE = 0.001
+SIDES = "D_f against held-out of the same classes"
+THRESHOLD = Attack("threshold", "loss", "nothing: every threshold", SIDES, "area under the ROC curve, member positive")
+REGRESSION = Attack(
+    attack="logistic regression, L2 with C = 1, ten random splits",
+    score="loss",
+    fit_on=f"nine tenths of {SIDES}, equal sizes",
+    apply_to="the other tenth",
+    reported_quantity="mean accuracy over the splits",
+)
 
 
-@METRICS.register("loss_attack_auc", label="Loss attack AUC", paper="arXiv:1709.01604")
+@METRICS.register("loss_attack_auc", label="Loss attack AUC", paper="arXiv:1709.01604", attack=THRESHOLD)
 def loss_attack_auc(outputs: Outputs, context: MetricContext) -> float:
     """Probability that a random forget sample has a lower loss than a random unseen one, ties one half.
 
@@ -24,7 +37,7 @@ def loss_attack_auc(outputs: Outputs, context: MetricContext) -> float:
     return attack_auc(usable(outputs, "forget").losses, unseen(outputs, context).losses)
 
 
-@METRICS.register("loss_attack_accuracy", label="Loss attack accuracy", paper="arXiv:2302.09880")
+@METRICS.register("loss_attack_accuracy", label="Loss attack accuracy", paper="arXiv:2302.09880", attack=REGRESSION)
 def loss_attack_accuracy(outputs: Outputs, context: MetricContext) -> float:
     """Cross-validated accuracy of a logistic regression on the loss, D_f against as many unseen samples.
 
@@ -34,7 +47,44 @@ def loss_attack_accuracy(outputs: Outputs, context: MetricContext) -> float:
     return attack_accuracy(usable(outputs, "forget").losses, unseen(outputs, context).losses, context.evaluate_seed)
 
 
-@METRICS.register("loss_attack_tpr", label="Loss attack TPR at 1 % FPR", paper="arXiv:2112.03570")
+@METRICS.register(
+    "loss_attack_balanced_accuracy",
+    label="Loss attack balanced accuracy",
+    paper="arXiv:1709.01604",
+    attack=dataclasses.replace(
+        THRESHOLD, fit_on="D_r: its mean loss is the threshold", reported_quantity="balanced accuracy"
+    ),
+)
+def loss_attack_balanced_accuracy(outputs: Outputs, context: MetricContext) -> float:
+    """Balanced accuracy of "member if the loss is below the mean loss of the retain set", D_f against unseen samples.
+
+    The one threshold that Yeom et al. 2018 use; 0.5: blind. D_r stands for the training set, as D_f is judged.
+    """
+    losses = usable(outputs, "retain").losses.tolist()
+    threshold = math.fsum(losses) / len(losses)  # exact, so the order of the samples cannot move it
+    return attack_balanced_accuracy(usable(outputs, "forget").losses, unseen(outputs, context).losses, threshold)
+
+
+@METRICS.register(
+    "loss_attack_tpr",
+    label="Loss attack TPR at 1 % FPR",
+    paper="arXiv:2112.03570",
+    attack=dataclasses.replace(THRESHOLD, reported_quantity="share of D_f found at 1 % false positives"),
+)
 def loss_attack_tpr(outputs: Outputs, context: MetricContext) -> float:
     """Share of D_f found by the loss threshold that accuses at most 1 % of the unseen samples; blind: 0.01."""
     return attack_tpr(usable(outputs, "forget").losses, unseen(outputs, context).losses, FALSE_POSITIVE_RATE)
+
+
+@METRICS.register(
+    "loss_attack_tpr_permille",
+    label="Loss attack TPR at 0.1 % FPR",
+    paper="arXiv:2112.03570",
+    attack=dataclasses.replace(THRESHOLD, reported_quantity="share of D_f found at 0.1 % false positives"),
+)
+def loss_attack_tpr_permille(outputs: Outputs, context: MetricContext) -> float:
+    """Share of D_f found by the loss threshold that accuses at most 0.1 % of the unseen samples; blind: 0.001.
+
+    Needs 1000 unseen samples of the same classes; with that many it rests on a single one, so read it over seeds.
+    """
+    return attack_tpr(usable(outputs, "forget").losses, unseen(outputs, context).losses, LOW_FALSE_POSITIVE_RATE)

@@ -12,7 +12,15 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from sklearn.svm import SVC
 
 from raybench.errors import MetricUnavailable
-from raybench.mechanisms.attacks import attack_accuracy, attack_auc, attack_tpr, judged_non_member
+from raybench.mechanisms.attacks import (
+    attack_accuracy,
+    attack_auc,
+    attack_balanced_accuracy,
+    attack_tpr,
+    judged_member,
+    judged_non_member,
+    told_apart,
+)
 
 
 def normal(seed: int, size: int, mean: float = 0.0) -> torch.Tensor:
@@ -101,6 +109,73 @@ def test_svc_fit_sets_are_balanced() -> None:
     assert 0.2 < verdict < 0.8
 
 
+def test_balanced_accuracy_of_two_gaussians() -> None:
+    n = 5000
+    for shift, threshold in ((2.0, 1.0), (0.5, 0.0), (-1.0, 0.3)):
+        expected = (norm.cdf(threshold) + norm.sf(threshold - shift)) / 2
+        error = math.sqrt(0.5 / n) / 2  # of the mean of two shares, each of variance at most 1 / (4 n)
+        assert abs(attack_balanced_accuracy(normal(25, n), normal(26, n, shift), threshold) - expected) < 3 * error
+
+
+def test_balanced_accuracy_counts_by_hand() -> None:
+    members, non_members = torch.tensor([0.0, 1.0, 2.0, 3.0]), torch.tensor([1.0, 5.0])
+    # Below 1: one member of four; a loss of exactly 1 is not below, so both non-members are cleared.
+    assert attack_balanced_accuracy(members, non_members, 1.0) == (0.25 + 1.0) / 2
+    with pytest.raises(MetricUnavailable, match="finite threshold, got inf"):
+        attack_balanced_accuracy(members, non_members, math.inf)
+
+
+def test_svc_on_vectors_equals_a_direct_fit() -> None:
+    sides = [normal(s, 240, m).reshape(80, 3) for s, m in ((27, 1.0), (28, 0.0), (29, 0.5))]
+    feature = torch.cat(sides[:2]).numpy()
+    judge = SVC(C=3, kernel="rbf", gamma=1 / 3).fit(feature, np.repeat([1, 0], 80))
+    expected = 1 - judge.predict(sides[2].numpy()).mean()
+    assert 0.1 < expected < 0.9
+    assert judged_non_member(*sides, seed=0) == pytest.approx(expected, abs=1e-12)
+
+
+def test_vectors_are_drawn_whatever_their_order() -> None:
+    sides = [torch.randint(3, (200, 4), generator=torch.Generator().manual_seed(s)).double() for s in (1, 2, 3)]
+    sides[0][:, 3] += 0.5
+    order = torch.randperm(200, generator=torch.Generator().manual_seed(4))
+    for at_most in (50, 1000):
+        verdict = judged_non_member(*sides, seed=1, at_most=at_most)
+        assert verdict > 0.0
+        assert judged_non_member(*(side[order] for side in sides), seed=1, at_most=at_most) == verdict
+    assert told_apart(*sides[:2], seed=1) == told_apart(sides[0][order], sides[1][order], seed=1)
+
+
+def test_telling_apart_what_is_apart_and_what_is_not() -> None:
+    assert told_apart(normal(30, 400, 9.0), normal(31, 300), seed=0) == 1.0
+    blind = [told_apart(normal(100 + s, 900), normal(200 + s, 400), seed=s) for s in range(20)]
+    assert abs(np.mean(blind) - 0.5) < 3 * np.std(blind, ddof=1) / math.sqrt(20)
+    # Two Gaussians two apart: the best threshold gets norm.cdf(1) = 0.841 of each side right.
+    seen = [told_apart(normal(100 + s, 900), normal(200 + s, 800, 2.0), seed=s) for s in range(5)]
+    assert np.mean(seen) == pytest.approx(norm.cdf(1.0), abs=0.02)
+
+
+def test_told_apart_judges_no_sample_that_it_was_fitted_on() -> None:
+    # Every value is its own class: with gamma = 1 the machine learns the fit set by heart, so its own samples would
+    # be right nearly always. What it has not seen is a coin toss.
+    values = torch.arange(0, 800, dtype=torch.float64) * 10
+    order = torch.randperm(800, generator=torch.Generator().manual_seed(0))
+    assert told_apart(values[order[:400]], values[order[400:]], seed=0) == pytest.approx(0.5, abs=0.1)
+
+
+def test_told_apart_with_few_members_keeps_half_of_them_to_judge() -> None:
+    assert told_apart(normal(32, 4, 9.0), normal(33, 300), seed=0) == 1.0
+    with pytest.raises(MetricUnavailable, match="at least 4 members, got 3"):
+        told_apart(normal(32, 3), normal(33, 300), seed=0)
+
+
+def test_regression_finds_the_point_half_way_whatever_the_sizes() -> None:
+    # Balanced classes, equal spreads: the boundary is the middle, although there are ten members a non-member.
+    members, non_members = normal(34, 20_000), normal(35, 2000, 2.0)
+    targets = torch.linspace(-1, 3, 401, dtype=torch.float64)  # the middle, 1, is their 201st
+    assert judged_member(members, non_members, targets) == pytest.approx(0.5, abs=3 / math.sqrt(2000) / 4)
+    assert judged_member(members.flip(0), non_members, targets.flip(0)) == judged_member(members, non_members, targets)
+
+
 def test_the_seed_picks_the_sub_sample() -> None:
     members, non_members, targets = normal(15, 3000), normal(16, 3000, 0.5), normal(17, 500)
     verdicts = {judged_non_member(members, non_members, targets, seed, at_most=50) for seed in range(4)}
@@ -148,7 +223,10 @@ def test_reasons() -> None:
         lambda a, b: attack_auc(a, b),
         lambda a, b: attack_tpr(a, b, 0.01),
         lambda a, b: attack_accuracy(a, b, 0),
+        lambda a, b: attack_balanced_accuracy(a, b, 0.5),
         lambda a, b: judged_non_member(a, b, many, 0),
+        lambda a, b: judged_member(a, b, many),
+        lambda a, b: told_apart(a, b, 0),
     ):
         with pytest.raises(MetricUnavailable, match="constant"):
             attack(same, same)

@@ -38,6 +38,7 @@ def context() -> Callable[..., MetricContext]:
 
     def make(forget_class: bool = False, **changes: object) -> MetricContext:
         classes = (CLASSES - 1,) if forget_class else ()
+        changes = {"extras": {"original_test_accuracy": 0.5}} | changes
         return MetricContext(num_classes=CLASSES, forget_classes=classes, **changes)  # type: ignore[arg-type]
 
     return make

@@ -11,7 +11,13 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 from raybench.errors import MetricUnavailable
-from raybench.metrics.loss_attack import loss_attack_accuracy, loss_attack_auc, loss_attack_tpr
+from raybench.metrics.loss_attack import (
+    loss_attack_accuracy,
+    loss_attack_auc,
+    loss_attack_balanced_accuracy,
+    loss_attack_tpr,
+    loss_attack_tpr_permille,
+)
 from raybench.outputs import Outputs, SplitOutputs
 
 
@@ -25,6 +31,27 @@ def test_auc_of_gaussian_margins(context) -> None:
     outputs = Outputs({"forget": with_margins(1.0, 3000, 0), "test": with_margins(0.0, 3000, 1)})
     expected = norm.cdf(1 / math.sqrt(2))
     assert abs(loss_attack_auc(outputs, context()) - expected) < 3 * math.sqrt(expected * (1 - expected) / 3000)
+
+
+def test_balanced_accuracy_at_the_mean_training_loss(context) -> None:
+    splits = {"retain": with_margins(2.0, 3000, 10), "forget": with_margins(1.0, 3000, 11)}
+    outputs = Outputs({**splits, "test": with_margins(0.0, 3000, 12)})
+    # softplus(-margin) is below the threshold where the margin is above this one.
+    margin = -math.log(math.expm1(float(outputs["retain"].losses.mean())))
+    expected = (norm.sf(margin - 1.0) + norm.cdf(margin)) / 2
+    assert expected > 0.6
+    assert abs(loss_attack_balanced_accuracy(outputs, context()) - expected) < 3 * math.sqrt(0.5 / 3000) / 2
+
+
+def test_tpr_at_one_in_a_thousand(context) -> None:
+    outputs = Outputs({"forget": with_margins(2.0, 20_000, 13), "test": with_margins(0.0, 20_000, 14)})
+    members, others = (-outputs[n].losses.numpy() for n in ("forget", "test"))
+    found = np.mean(members > np.sort(others)[-21])  # 20 of 20 000 may be accused
+    assert loss_attack_tpr_permille(outputs, context()) == pytest.approx(found, abs=1e-12)
+    assert 0.05 < found < 0.25  # closed form: norm.sf(norm.isf(0.001) - 2) = 0.138
+    few = Outputs({"forget": with_margins(2.0, 50, 13), "test": with_margins(0.0, 999, 14)})
+    with pytest.raises(MetricUnavailable, match="at least 1000 non-members, got 999"):
+        loss_attack_tpr_permille(few, context())
 
 
 @pytest.mark.parametrize("held_out", ["validation", "test"])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 import torch
 
+from raybench import evaluation
+from raybench.data import Pixels, Split
 from raybench.errors import MetricUnavailable
 from raybench.metrics import DEFAULT_METRICS
 from raybench.outputs import MetricContext, Outputs, SplitOutputs
@@ -70,11 +73,33 @@ def test_sample_order_does_not_matter(entry, forget_class, random_outputs, conte
 
 
 @every_metric
+def test_the_batch_size_of_evaluation_does_not_matter(entry, random_outputs, context, monkeypatch) -> None:
+    # metrics.md section 13, number 9. The "network" reads its logits off the image, so they are equal to the bit.
+    one = torch.ones(1, 1, 1, 1)
+
+    def evaluated(seed: int, batch: int) -> Outputs:
+        monkeypatch.setattr(evaluation, "BATCH_SIZE", batch)
+        splits = {
+            name: Split(
+                (16 * s.logits[:, :, None, None] + 128).clamp(0, 255).to(torch.uint8),
+                s.labels,
+                torch.arange(len(s)),
+                Pixels(0.5 * one, 0.1 * one),
+            )
+            for name, s in random_outputs(seed, True).items()
+        }
+        return evaluation.outputs_of(lambda images: images.flatten(1), splits, evaluation.FINAL_SPLITS)
+
+    values = [value_or_skip(entry, evaluated(1, n), evaluated(2, n), context(True)) for n in (1000, 64, 1)]
+    assert len(set(values)) == 1
+
+
+@every_metric
 def test_equal_models_give_equal_values(entry, random_outputs, context) -> None:
     ours, copy = random_outputs(3, True), random_outputs(3, True)
-    value = compute(entry, ours, copy, context(True))
+    value = value_or_skip(entry, ours, copy, context(True))
     if entry.pair:
-        assert value == {HIGHER: 1.0, LOWER: 0.0}[entry.direction]
+        assert value == {HIGHER: 1.0, LOWER: 0.0, MATCH_RETRAINED: 1.0}[entry.direction]
     else:
         assert value == compute(entry, copy, ours, context(True))
 
@@ -115,14 +140,17 @@ def test_absent_and_empty_splits_have_a_reason(entry, context) -> None:
             compute(entry, outputs, outputs, context(True))
 
 
-@every_metric
+@pytest.mark.parametrize("entry", list(METRICS), ids=lambda entry: entry.name)
 def test_metadata(entry) -> None:
     assert entry.direction in {HIGHER, LOWER, MATCH_RETRAINED}
     assert entry.fn.__name__.rstrip("_") == entry.name
     assert entry.label
     assert entry.summary
     assert entry.unit
-    assert not entry.pair or entry.direction in {HIGHER, LOWER}, "a pair metric is a distance or a likeness already"
+    # A pair metric is a distance or a likeness already; a ratio to the retrained model is neither.
+    assert not entry.pair or entry.direction in {HIGHER, LOWER} or entry.unit == "ratio"
+    assert entry.attack is not None or entry.probe or "attack" not in entry.name
+    assert entry.attack is None or all(dataclasses.astuple(entry.attack))
 
 
 def test_default_metrics_are_registered_once() -> None:

@@ -1,4 +1,4 @@
-"""ToW and the average gap on known accuracies."""
+"""ToW, ToW-MIA and the average gap on known accuracies."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pytest
 from raybench.metrics.average_gap import average_gap
 from raybench.metrics.confidence_attack import confidence_attack
 from raybench.metrics.tow import tow
+from raybench.metrics.tow_mia import tow_mia
 from raybench.outputs import Outputs
 
 
@@ -20,6 +21,13 @@ def known(with_accuracy) -> tuple[Outputs, Outputs]:
 
 def test_tow_of_known_gaps(known, context) -> None:
     assert tow(*known, context()) == pytest.approx(0.92169, abs=1e-12)  # 0.95 * 0.99 * 0.98
+
+
+def test_tow_mia_of_known_gaps(known, context) -> None:
+    attack = abs(confidence_attack(known[0], context()) - confidence_attack(known[1], context()))
+    assert attack > 0.0
+    assert tow_mia(*known, context()) == pytest.approx(0.99 * 0.98 * (1 - attack), abs=1e-12)
+    assert tow_mia(*known, context(held_out="validation")) == tow_mia(*known, context())
 
 
 def test_average_gap_of_known_gaps(known, context) -> None:
