@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -10,15 +9,8 @@ import torch
 from optuna.distributions import IntDistribution
 from torch import Tensor, nn
 
-from raybench.mechanisms.newton_removal import (
-    Fit,
-    fit_heads,
-    gradient,
-    gradient_budget,
-    removal_flops,
-    remove,
-    worst_case_bound,
-)
+from raybench.mechanisms.newton_removal import gradient, gradient_budget
+from raybench.mechanisms.perturbed_heads import fit_perturbed, remove_within
 from raybench.mechanisms.unit_features import UnitFeatures, one_against_rest, set_head, unit_rows
 from raybench.passes import count_products
 from raybench.registry import FORGET, METHODS, RETAIN
@@ -49,14 +41,10 @@ class CertifiedRemovalTraining:
             raise ValueError(f"l2 must be above 0 and sigma at least 0, got {self.l2} and {self.sigma}")
 
 
-def _network(build: Callable[[], nn.Module], hparams: CertifiedRemovalTraining) -> nn.Module:
-    return UnitFeatures(build())
-
-
 @METHODS.training(
     "certified_removal",
     hparams=CertifiedRemovalTraining,
-    network=_network,
+    network=lambda build, hparams: UnitFeatures(build()),
     label="Perturbed convex head",
     paper="arXiv:1911.03030",
 )
@@ -71,12 +59,11 @@ def train_convex_head(job: TrainingJob) -> Trained:
     body = train_standard(job).model if hp.extractor == "trained" else job.new_model()
     model = UnitFeatures(body).to(job.device).eval().requires_grad_(False)
     x, y = unit_rows(model, job.train), one_against_rest(job.train.targets, job.num_classes)
-    b = _noise(x, job.num_classes, hp.sigma, job.generator)
-    fitted = _fit(model, x, y, hp.l2, b, hp.rounds)
-    set_head(model, fitted.weights)
+    b, heads = fit_perturbed(model, x, y, hp.l2, hp.sigma, hp.rounds, job.generator)
+    set_head(model, heads.weights)
     numbers = {"l2": hp.l2, "sigma": hp.sigma, "rounds": hp.rounds, "public": hp.extractor == "random"}
     kept = {name: torch.tensor(float(value), dtype=torch.float64) for name, value in numbers.items()}
-    return Trained(model, {"weights": fitted.weights, "b": b, "gradient_norm": fitted.gradient_norms.norm(), **kept})
+    return Trained(model, {"weights": heads.weights, "b": b, "gradient_norm": heads.bounds.norm(), **kept})
 
 
 @dataclass(frozen=True)
@@ -93,10 +80,8 @@ class CertifiedRemovalHparams:
 
     def __post_init__(self) -> None:
         if self.removals_per_step < 1 or not self.epsilon > 0.0 or not 0.0 < self.delta < 1.0:
-            raise ValueError(
-                f"removals_per_step must be at least 1, epsilon above 0 and delta in (0, 1), got "
-                f"{self.removals_per_step}, {self.epsilon} and {self.delta}"
-            )
+            got = f"got {self.removals_per_step}, {self.epsilon} and {self.delta}"
+            raise ValueError(f"removals_per_step must be at least 1, epsilon above 0 and delta in (0, 1), {got}")
 
 
 @METHODS.register(
@@ -139,51 +124,26 @@ def certified_removal(task: UnlearningTask, hp: CertifiedRemovalHparams) -> nn.M
     parts = [task.retain, task.forget]
     x = torch.cat([unit_rows(model, part) for part in parts])  # remaining samples are always the first rows
     y = torch.cat([one_against_rest(part.targets, task.num_classes) for part in parts])
-    kept, size = len(task.retain), x.shape[1]
-    gram = x.T @ x
-    norms = gradient(x, y, weights, l2, b).norm(dim=0)
-    count_products(model, 2.0 * len(x) * size * (size + 2 * task.num_classes))
-    budget, worst = gradient_budget(sigma, hp.epsilon, hp.delta), float(norms.norm())
-    end, reason, steps = len(x), "removed", -(-len(task.forget) // hp.removals_per_step)
-    for step in range(1, steps + 1):
-        start = max(kept, end - hp.removals_per_step)
-        gone_x, gone_y = x[start:end], y[start:end]
-        gram = gram - gone_x.T @ gone_x
-        found = remove(x[:start], y[:start], gone_x, gone_y, weights, l2, gram)
-        flops = removal_flops(start, size, task.num_classes, end - start)
-        count_products(model, flops + 2.0 * (end - start) * size**2)
-        if float((norms + found.bounds).norm()) > budget:
-            reason = "budget"
-            break
-        worst += worst_case_bound(end, l2, end - start) * task.num_classes**0.5
-        weights, norms, end = found.weights, norms + found.bounds, start
+    kept, steps = len(task.retain), -(-len(task.forget) // hp.removals_per_step)
+    budget = gradient_budget(sigma, hp.epsilon, hp.delta)
+
+    def show(step: int, weights: Tensor) -> None:
         if step % -(-steps // CHECKPOINTS) == 0 and step < steps:
             set_head(model, weights)
             task.checkpoint(model, step)
-    removed = len(x) - end
+
+    heads = remove_within(model, x, y, kept, weights, b, l2, budget, hp.removals_per_step, show)
+    removed, reason = len(x) - heads.rows, "removed" if heads.rows == kept else "budget"
     x, y = x[:kept], y[:kept]
     if reason == "budget":
-        b = _noise(x, task.num_classes, sigma, task.generator)
-        fitted = _fit(model, x, y, l2, b, int(rounds))
-        weights, norms, worst = fitted.weights, fitted.gradient_norms, float(fitted.gradient_norms.norm())
-    set_head(model, weights)
-    held = float(norms.norm())
+        b, heads = fit_perturbed(model, x, y, l2, sigma, int(rounds), task.generator)
+    set_head(model, heads.weights)
+    held = float(heads.bounds.norm())
     task.report({"certified": float(public and held <= budget), "removed": removed}, stop_reason=reason)
     if public and held <= budget:
-        residual = float(gradient(x, y, weights, l2, b).norm())
-        count_products(model, 4.0 * kept * size * task.num_classes)
+        residual = float(gradient(x, y, heads.weights, l2, b).norm())
+        count_products(model, 4.0 * x.numel() * task.num_classes)
         task.report({"epsilon": hp.epsilon, "delta": hp.delta, "budget": budget})
-        task.report({"bound": held, "residual": residual, "worst_case": worst})
+        task.report({"bound": held, "residual": residual, "worst_case": heads.worst_case})
     task.checkpoint(model, steps)
     return model
-
-
-def _noise(x: Tensor, heads: int, sigma: float, generator: torch.Generator) -> Tensor:
-    shape = (x.shape[1], heads)
-    return sigma * torch.randn(shape, generator=generator, device=x.device, dtype=torch.float64)
-
-
-def _fit(model: nn.Module, x: Tensor, y: Tensor, l2: float, b: Tensor, rounds: int) -> Fit:
-    fitted = fit_heads(x, y, l2, b, rounds)
-    count_products(model, 4.0 * fitted.evaluations * x.numel() * y.shape[1])
-    return fitted
