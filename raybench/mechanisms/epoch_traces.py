@@ -8,7 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from raybench.task import UnlearningTask
 from raybench.training import TrainingJob
+
+KINDS = ("gradients", "weights")
 
 
 class EpochTraces:
@@ -50,3 +53,18 @@ class EpochTraces:
             label = self._labels[epoch - 1 - self._first]
             kept = {f"{label}.weights.{name}": p.detach().clone() for name, p in self._parameters.items()}
             self.tensors.update(kept)
+
+
+def read_traces(task: UnlearningTask, labels: Sequence[str]) -> list[dict[str, dict[str, Tensor]]]:
+    """What ``EpochTraces`` left in the artefacts of the original: per label, kind -> parameter name -> tensor.
+
+    ``ValueError`` where its training left none.
+    """
+    names = [name for name, _ in task.model.named_parameters()]
+    keys = [f"{label}.{kind}.{name}" for label in labels for kind in KINDS for name in names]
+    missing = [key for key in keys if key not in task.artefacts]
+    if missing:
+        raise ValueError(f"traces must have {missing[0]} of the method's own training, got none; train the original so")
+    return [
+        {kind: {name: task.artefacts[f"{label}.{kind}.{name}"] for name in names} for kind in KINDS} for label in labels
+    ]

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
 from optuna.distributions import FloatDistribution, IntDistribution
-from torch import Tensor, nn
+from torch import nn
 
-from raybench.data import Batch
-from raybench.mechanisms.channels import Channel, gather, noisy_responses, scatter
-from raybench.mechanisms.epoch_traces import EpochTraces
-from raybench.mechanisms.foci import foci
-from raybench.mechanisms.saliency import summed_gradients
-from raybench.mechanisms.secant import removal_noise, secant, solve
+from raybench.mechanisms.channel_removal import selected_channels, without_samples
+from raybench.mechanisms.channels import gather, scatter
+from raybench.mechanisms.class_turns import class_turns
+from raybench.mechanisms.epoch_traces import EpochTraces, read_traces
+from raybench.mechanisms.secant import removal_noise
 from raybench.registry import FORGET, METHODS, VALIDATION
 from raybench.space import nuisance, scientific
 from raybench.task import UnlearningTask
 from raybench.training import Trained, TrainingJob
 
 IMAGES_A_PASS = 512
-PROBE_LR = 1e-3  # step to the second point of the sample's Hessian (official code)
 EPOCHS = ("before_last", "last")
 CHECKPOINTS = 10
 
@@ -118,16 +114,15 @@ def lcodec(task: UnlearningTask, hp: LcodecHparams) -> nn.Module:
         - at most ``max_updates`` updates; the official code removes 1000 samples one by one, and draws another sample
           in place of a skipped one.
     """
-    model, traces = task.model, _traces(task)
+    model, traces = task.model, read_traces(task, EPOCHS)
     n, parameters = int(task.artefacts["samples"]), dict(model.named_parameters())
-    groups = _groups(task.forget.targets, hp.samples_per_update)
-    chosen = groups[: hp.max_updates]
+    chosen = class_turns(task.forget.targets, hp.samples_per_update)[: hp.max_updates]
     accuracy, skipped, updated, numbers = _accuracy(task, model), 0, 0, []
     for step, group in enumerate(chosen, start=1):
         batch = task.forget.subset(group).tensors()
-        channels = _select(task, hp, batch)
+        channels = selected_channels(task, hp, batch)
         before = gather(parameters, channels)
-        scatter(model, channels, _updated(task, hp, batch, channels, traces, n))
+        scatter(model, channels, without_samples(task, hp, batch, channels, traces, n))
         now = _accuracy(task, model)
         if not accuracy - now <= hp.val_gap_skip:
             scatter(model, channels, before)
@@ -145,75 +140,7 @@ def lcodec(task: UnlearningTask, hp: LcodecHparams) -> nn.Module:
     return model
 
 
-def _traces(task: UnlearningTask) -> dict[str, dict[str, Tensor]]:
-    """``<epoch>.<kind>`` -> parameter name -> tensor. ``ValueError`` where the own training left none."""
-    names = [name for name, _ in task.model.named_parameters()]
-    kinds = [f"{epoch}.{kind}" for epoch in EPOCHS for kind in ("gradients", "weights")]
-    missing = [f"{kind}.{name}" for kind in kinds for name in names if f"{kind}.{name}" not in task.artefacts]
-    if missing:
-        raise ValueError(f"lcodec must get {missing[0]} from its own training, got none; train the original so")
-    return {kind: {name: task.artefacts[f"{kind}.{name}"] for name in names} for kind in kinds}
-
-
-def _updated(
-    task: UnlearningTask,
-    hp: LcodecHparams,
-    batch: Batch,
-    channels: list[Channel],
-    traces: Mapping[str, Mapping[str, Tensor]],
-    n: int,
-) -> Tensor:
-    """The slices of ``channels`` without the samples of ``batch`` [d_S]."""
-    model, m = task.model, len(batch[1])
-    point = gather(dict(model.named_parameters()), channels)
-    gradients = summed_gradients(model, [batch], task.loss)
-    here = gather(gradients, channels)
-    if hp.update == "gradient":
-        return point + hp.lr * here
-    probe = copy.deepcopy(model)
-    with torch.no_grad():
-        for name, p in probe.named_parameters():
-            p.sub_(PROBE_LR * gradients[name])
-    there = gather(summed_gradients(probe, [batch], task.loss), channels)
-    sample = secant((here, there), (point, gather(dict(probe.named_parameters()), channels)))
-    if hp.update == "cr":
-        return point + solve([sample], hp.l2, here)
-
-    def both(kind: str) -> tuple[Tensor, Tensor]:
-        old, new = (gather(traces[f"{epoch}.{kind}"], channels) for epoch in EPOCHS)
-        return old, new
-
-    whole = secant(both("gradients"), both("weights"))
-    step = solve([whole.scaled(n / (n - m)), sample.scaled(-m / (n - m))], hp.l2, m * here) / (n - m)
-    std = removal_noise(n, hp.l2, hp.epsilon, hp.delta, m)
-    return point + step + std * torch.randn(len(point), generator=task.generator, device=task.device)
-
-
-def _groups(labels: Tensor, size: int) -> list[Tensor]:
-    """Positions in D_f, in groups of one class: the classes take turns, so that a cap leaves out none of them."""
-    parts = [torch.nonzero(labels == label).flatten().split(size) for label in labels.unique()]
-    longest = max(len(part) for part in parts)
-    return [part[turn] for turn in range(longest) for part in parts if turn < len(part)]
-
-
 @torch.no_grad()
 def _accuracy(task: UnlearningTask, model: nn.Module) -> float:
     hits = [(model(images).argmax(1) == labels).sum() for images, labels in task.validation.batches(IMAGES_A_PASS)]
     return float(torch.stack(hits).sum()) / len(task.validation)
-
-
-@torch.no_grad()
-def _select(task: UnlearningTask, hp: LcodecHparams, batch: Batch) -> list[Channel]:
-    """The channels whose means the loss of noisy copies depends on (means over the samples of the group)."""
-    columns, losses, channels = noisy_responses(
-        task.model, task.loss, batch, hp.perturbations, hp.noise, task.generator
-    )
-    total = len(channels)
-    if hp.selection == "full":
-        return channels
-    if hp.selection == "one":
-        return [channels[int(torch.randint(total, (1,), generator=task.generator, device=task.device))]]
-    picked, _ = foci(columns, losses, only_first=hp.selection == "first")
-    if hp.selection == "random":
-        picked = torch.randperm(total, generator=task.generator, device=task.device)[: len(picked)].tolist()
-    return [channels[index] for index in picked]

@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from raybench.mechanisms.channel_removal import PROBE_LR, without_samples
 from raybench.mechanisms.channels import gather
+from raybench.mechanisms.epoch_traces import read_traces
 from raybench.mechanisms.secant import removal_noise
-from raybench.methods.lcodec import PROBE_LR, LcodecHparams, _groups, _traces, _updated
+from raybench.methods.lcodec import EPOCHS, LcodecHparams
 from raybench.registry import CLASS, SAMPLE
 from raybench.testing import make_bench, make_task, run_method
 
@@ -65,16 +67,16 @@ def test_the_step_is_the_dense_newton_step(m):
     }
     for update, step in expected.items():
         hp = LcodecHparams(l2=0.05, epsilon=1e30, update=update, lr=2.0)
-        found = _updated(task, hp, batch, CHANNELS, _traces(task), n) - w
+        found = without_samples(task, hp, batch, CHANNELS, read_traces(task, EPOCHS), n) - w
         torch.testing.assert_close(found, step, rtol=1e-5, atol=1e-9)
 
 
 def test_noise_is_that_of_the_section():
     task = make_task("lcodec", kind=SAMPLE)
     batch = task.forget.subset(torch.arange(2)).tensors()
-    args = (batch, CHANNELS, _traces(task), int(task.artefacts["samples"]))
-    still = _updated(task, LcodecHparams(epsilon=1e30), *args)
-    draws = torch.stack([_updated(task, LcodecHparams(), *args) - still for _ in range(30)])
+    args = (batch, CHANNELS, read_traces(task, EPOCHS), int(task.artefacts["samples"]))
+    still = without_samples(task, LcodecHparams(epsilon=1e30), *args)
+    draws = torch.stack([without_samples(task, LcodecHparams(), *args) - still for _ in range(30)])
     assert float(draws.std()) == pytest.approx(removal_noise(args[3], 0.01, 0.1, 0.01, removed=2), rel=0.05)
 
 
@@ -113,13 +115,6 @@ def test_selections_run(selection):
     channels = task.reported.scalars["channels"]
     assert channels == {"first": 1.0, "full": 236.0}.get(selection, channels)
     assert task.reported.scalars["updated"] + task.reported.scalars["skipped"] == 4.0
-
-
-def test_groups_are_of_one_class_and_classes_take_turns():
-    labels = torch.tensor([1, 0, 1, 1, 0, 2])
-    groups = _groups(labels, 2)
-    assert [labels[group].tolist() for group in groups] == [[0, 0], [1, 1], [2], [1]]
-    assert sorted(torch.cat(groups).tolist()) == list(range(6))
 
 
 def test_forgets_a_class_by_the_samples_own_hessian():
