@@ -121,8 +121,12 @@ def test_cap_and_degenerate_examples() -> None:
     models = 10
     apart = normal(1, models, 1)
     assert epsilons(apart + 100, apart).item() == CAP  # perfect separation
-    peaked = 1e-4 * apart
-    assert epsilons(peaked, apart).item() == CAP  # a world in one spike
+    # A world in one spike, with a model of the other inside it: no attack is perfect, the ratio of the ranges decides.
+    wide = torch.linspace(-5, 5, 11)[1:, None].double()
+    spike = torch.linspace(-1, 1, 10)[:, None].double()
+    assert epsilons(0.01 * spike, wide).item() == CAP
+    assert epsilons(wide, 0.01 * spike).item() == CAP
+    assert epsilons(0.05 * spike, wide).item() == pytest.approx(2.197213, abs=5e-7)  # 0.1 / 9: one in ten on each side
     same = torch.full((models, 1), 2.0, dtype=torch.float64)
     pair = torch.cat([same, apart], dim=1), torch.cat([same, apart], dim=1)
     found = epsilons(*pair)

@@ -166,12 +166,16 @@ def test_order_and_batching_of_examples_and_models_do_not_matter() -> None:
     np.testing.assert_allclose(part.examples, one.examples[:64], atol=1e-12)
 
 
-def test_an_example_without_spread_does_not_break_the_rest() -> None:
-    unlearned, gold = normal(13, 6, 10), normal(14, 6, 10)
-    unlearned[:, 0], gold[:, 0] = 1.0, 1.0
+def test_examples_without_spread_tie_and_do_not_break_the_rest() -> None:
+    unlearned, gold = normal(13, 6, 10, mean=0.5), normal(14, 6, 10)
+    unlearned[:, :4], gold[:, :4] = 1.0, 1.0
     audit = ulira(unlearned, gold, "per_example")
-    assert audit.examples[0] == 0.5
-    assert torch.isfinite(audit.auc).all()
+    assert audit.examples[:4].tolist() == [0.5] * 4
+    fit_u = fit_gaussians(unlearned[1:], variance="per_example")
+    fit_g = fit_gaussians(gold[1:], variance="per_example")
+    score = torch.cat([lira(unlearned[0], fit_u, fit_g), lira(gold[0], fit_u, fit_g)])
+    assert len(score.unique()) < 20  # ties, each worth one half
+    assert audit.auc[0, 0].item() == pytest.approx(roc_auc_score(np.repeat([1, 0], 10), score), abs=1e-12)
 
 
 def test_refusals_say_why() -> None:
