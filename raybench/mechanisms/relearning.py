@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,15 +30,22 @@ def drawn(split: Split, size: int, generator: torch.Generator) -> Batch:
 
 
 def relearning(
-    probe: Probe, model: nn.Module, draw: Callable[[], Batch], *, lr: float, momentum: float, pull: float = 0.0
+    probe: Probe,
+    model: nn.Module,
+    draw: Callable[[], Batch],
+    *,
+    lr: float,
+    momentum: float = 0.0,
+    pull: float = 0.0,
+    optimiser: Literal["sgd", "adam"] = "sgd",
 ) -> Iterator[int]:
-    """Train ``model`` in place by SGD, one step on ``draw()`` for each item, which is the number of steps so far.
+    """Train ``model`` in place, one step on ``draw()`` for each item, which is the number of steps so far.
 
     ``pull`` adds the gradient of pull / 2 |w - w_start|^2. Precision and memory format are the problem's; images are
     not augmented. Endless: the caller stops. ``MetricUnavailable`` where nothing can be trained, ``Diverged`` where
     the loss leaves the finite numbers.
     """
-    recipe = dataclasses.replace(probe.recipe, optimiser="sgd", lr=lr, momentum=momentum, weight_decay=0.0)
+    recipe = dataclasses.replace(probe.recipe, optimiser=optimiser, lr=lr, momentum=momentum, weight_decay=0.0)
     if not any(p.requires_grad for p in model.parameters()):
         raise MetricUnavailable("the model has no parameters that could relearn")
     stepper = Stepper(model, recipe)

@@ -219,8 +219,8 @@ def test_ain_without_a_denominator_has_a_reason() -> None:
 
 
 def test_ties_at_the_cap_are_censored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ain_file, "MAX_BATCHES", 2)
-    with pytest.raises(MetricUnavailable, match="censored: the retrained model did not relearn within 2 mini-batches"):
+    monkeypatch.setattr(ain_file, "LEAST_CAP", 1)
+    with pytest.raises(MetricUnavailable, match="censored: the retrained model did not relearn within 10 mini-batches"):
         ain(make_probe(hidden()), CONTEXT)
     monkeypatch.setattr("raybench.metrics.relearn_time.MAX_EPOCHS", 1)
     with pytest.raises(MetricUnavailable, match="censored: not relearned after 1 epochs of 500 samples"):
