@@ -131,6 +131,12 @@ def test_a_clear_winner_a_clear_loser_and_a_trade() -> None:
     cost = {"fast": by_seed(1, 1.1, 0.9), "good": by_seed(5, 5.1, 4.9), "bad": by_seed(6, 6.1, 6.2)}
     loss = {"fast": by_seed(0.5, 0.4, 0.5), "good": by_seed(0.1, 0.1, 0.2), "bad": by_seed(0.9, 0.8, 0.9)}
     assert front_probability(cost, loss) == {"fast": 1.0, "good": 1.0, "bad": 0.0}
+    loss["twin"], cost["twin"] = (
+        loss["good"],
+        cost["good"],
+    )  # equal points stay, equal in one number alone does not help
+    cost["bad"] = cost["good"]
+    assert front_probability(cost, loss) == {"fast": 1.0, "good": 1.0, "bad": 0.0, "twin": 1.0}
 
 
 def test_seeds_are_paired() -> None:
