@@ -131,12 +131,10 @@ def test_a_clear_winner_a_clear_loser_and_a_trade() -> None:
     cost = {"fast": by_seed(1, 1.1, 0.9), "good": by_seed(5, 5.1, 4.9), "bad": by_seed(6, 6.1, 6.2)}
     loss = {"fast": by_seed(0.5, 0.4, 0.5), "good": by_seed(0.1, 0.1, 0.2), "bad": by_seed(0.9, 0.8, 0.9)}
     assert front_probability(cost, loss) == {"fast": 1.0, "good": 1.0, "bad": 0.0}
-    loss["twin"], cost["twin"] = (
-        loss["good"],
-        cost["good"],
-    )  # equal points stay, equal in one number alone does not help
-    cost["bad"] = cost["good"]
+    loss["twin"], cost["twin"] = loss["good"], cost["good"]  # equal points both stay
     assert front_probability(cost, loss) == {"fast": 1.0, "good": 1.0, "bad": 0.0, "twin": 1.0}
+    same = {"a": by_seed(1, 2, 3), "b": by_seed(1, 2, 3)}  # equal in one number, worse in the other: beaten
+    assert front_probability(same, {"a": by_seed(1, 1, 1), "b": by_seed(2, 2, 2)}) == {"a": 1.0, "b": 0.0}
 
 
 def test_seeds_are_paired() -> None:
