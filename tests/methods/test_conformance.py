@@ -6,6 +6,7 @@ Runs use the method's ``tiny=`` overrides on a real but small problem (``raybenc
 
 import functools
 import hashlib
+import inspect
 import itertools
 import random
 import re
@@ -134,6 +135,13 @@ def test_file_function_and_key_are_one_word(name):
     fn = METHODS[name].fn
     assert fn.__name__.rstrip("_") == name
     assert fn.__module__.rpartition(".")[2].rstrip("_") == name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_file_is_short(name):
+    """What is longer has mathematics or a loop in it that belongs to ``mechanisms``."""
+    lines = len(inspect.getsource(inspect.getmodule(METHODS[name].fn)).splitlines())
+    assert lines <= 150
 
 
 @pytest.mark.parametrize("name", NAMES)
