@@ -293,6 +293,7 @@ def _evaluate(run: _Run, outputs: Outputs, model: nn.Module | None, changed: boo
         held_out="test" if final else "validation",
         forget_classes=facts.forget_classes,
         evaluate_seed=settings.evaluate_seed,
+        extras=_extras(run) if final else {},
     )
     prober = Prober(model, run.original, run.retrained, run.problem, settings.evaluate_seed, run.shop.probed)
     columns, missing = measure(settings.metrics, outputs, retrained, context, prober if final else None)
@@ -306,6 +307,12 @@ def _evaluate(run: _Run, outputs: Outputs, model: nn.Module | None, changed: boo
             _keep(run, "outputs", pack(outputs))
         if "weights" in settings.keep and model is not None:
             _keep(run, "weights", state_of(model))
+
+
+def _extras(run: _Run) -> dict[str, float]:
+    """What metrics may need to know of the original model."""
+    original = run.shop.references.outputs(run.problem, run.original)
+    return {"original_test_accuracy": float(original["test"].correct.double().mean())} if original.has("test") else {}
 
 
 def _gates(run: _Run, outputs: Outputs, retrained: Outputs, changed: bool | None) -> dict[str, bool | None]:

@@ -251,3 +251,8 @@ def test_measure_of_pairs_and_of_values_that_are_not_finite(metric) -> None:
     assert (columns["t_probe"], columns["t_probe_gap"]) == (3.0, None)
     assert missing == {"t_probe": "of the retrained model: t_probe came out as inf"}
     assert "only finals" in measure(["t_probe"], outputs, outputs, MetricContext(3))[1]["t_probe"]
+
+
+def test_metrics_are_told_the_original_models_test_accuracy(shop) -> None:
+    row = run_trial(trial("original", REFERENCE), {}, shop("aus", "test_accuracy", "forget_accuracy"))
+    assert row["aus"] == pytest.approx(1.0 / (1.0 + row["forget_accuracy"]))  # it lost nothing, and forgot nothing
