@@ -41,7 +41,7 @@ def test_shipped_leaderboard(folder):
         expected = t_interval(rows.groupby("train_seed")["distance"].mean().tolist())
         assert line["distance"] == pytest.approx(expected.mean)
         assert line["distance_hi"] == pytest.approx(expected.hi, nan_ok=True)  # one seed has no interval
-        assert json.loads(line["hparams"])
+        assert isinstance(json.loads(line["hparams"]), dict)  # empty where a method has nothing to set
 
 
 def test_shipped_quickstart_is_the_spec_of_today():
