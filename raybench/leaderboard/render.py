@@ -186,7 +186,11 @@ def _notes(frame: pd.DataFrame, more: list[str], gated: int) -> list[str]:
     for key in unresolved[_GROUP].drop_duplicates().itertuples(index=False):
         notes.append(f"unresolved, not ranked: {' / '.join(key)} (doing nothing is within the gold-vs-gold floor)")
     if gated:
-        notes.append(f"{gated} line{'s' * (gated > 1)} that fail a sanity gate are hidden")
+        notes.append(
+            "1 line that fails a sanity gate is hidden"
+            if gated == 1
+            else f"{gated} lines that fail a sanity gate are hidden"
+        )
     skipped = frame[_mask(value == "skipped" for value in frame["status"])]
     for reason, lines in skipped.groupby("reason", sort=True):
         where = ", ".join(dict.fromkeys(f"{m} on {c}/{s}" for m, c, s in lines[["method", "model", "scenario"]].values))

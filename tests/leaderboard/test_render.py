@@ -46,7 +46,7 @@ def test_table_is_sorted_aligned_and_in_percent(board):
     assert lines[2].endswith("skipped")
     start = titles.index("status")
     assert all(line[start - 1] == " " and line[start] != " " for line in lines[:3])
-    assert "1 line that fail a sanity gate are hidden" in text
+    assert "1 line that fails a sanity gate is hidden" in text
     assert "gated" not in text.replace("gate are", "")
 
 
