@@ -100,8 +100,8 @@ def certified_removal(task: UnlearningTask, hp: CertifiedRemovalHparams) -> nn.M
 
     A certified removal *of the head, given a fixed extractor*. The gradient of L_b over the remaining samples is at
     most its norm before the first step (measured) plus the steps' data-dependent bounds; while that stays within
-    sigma epsilon / c, c = sqrt(2 ln(1.5 / delta)), the head is (epsilon, delta)-indistinguishable from one trained
-    without the samples. A step that would break the budget is not taken: the head is fitted anew on D_r with a new b,
+    sigma epsilon / c, c = sqrt(2 ln(1.5 / delta)), less for large epsilon (``gradient_budget``), the head is (epsilon,
+    delta)-indistinguishable from one trained without the samples. A step that would break the budget is not taken: the head is fitted anew on D_r with a new b,
     on the clock, and the row's ``stop_reason`` is ``budget`` (else ``removed``). Whole classes run, but a request that
     large usually ends there. Always reported: ``certified`` (1 for random features), ``removed`` (by Newton steps).
     Where the certificate holds also ``epsilon``, ``delta``, ``budget``, ``bound``, ``worst_case``, and ``residual``,
@@ -114,6 +114,7 @@ def certified_removal(task: UnlearningTask, hp: CertifiedRemovalHparams) -> nn.M
         - the spectral norm is the exact one of the remaining rows' Gram matrix, down-dated once per step; the
           official code iterates from below and down-dates once per class, so that its bound comes out too small.
         - the gradient norm that the training left is part of the bound; the official code assumes the optimum.
+        - from epsilon of about 5 on the budget is below the paper's sigma epsilon / c, whose delta is too small there.
         - no negative sub-sampling (its SVHN setting) and no extractor trained with differential privacy.
         - once the budget is used up the head is fitted anew without all of D_f, also what was not yet its turn.
         - random features are covered by the certificate since only the seed makes them; the dataset's pixel mean and

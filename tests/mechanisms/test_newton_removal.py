@@ -117,3 +117,15 @@ def test_numbers_of_the_section():
     assert noise_factor(1e-4) == pytest.approx(4.3854, abs=1e-4)
     assert gradient_budget(10.0, 1.0, 1e-4) == pytest.approx(2.2803, abs=1e-4)
     assert worst_case_bound(200, 1e-2, gone=4) > 16 * worst_case_bound(200, 1e-2)
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 1.0, 3.0, 10.0, 100.0, 1000.0])
+@pytest.mark.parametrize("delta", [1e-5, 1e-4, 1e-2, 0.1])
+def test_the_budget_keeps_the_delta_that_it_promises(epsilon, delta):
+    """Exact delta of a Gaussian shifted by a of its deviations: ndtr(a/2 - eps/a) - e^eps ndtr(-a/2 - eps/a)."""
+    a = torch.tensor(gradient_budget(10.0, epsilon, delta) / 10.0, dtype=torch.float64)
+    left = torch.special.log_ndtr(a / 2 - epsilon / a).exp()
+    right = (epsilon + torch.special.log_ndtr(-a / 2 - epsilon / a)).exp()
+    assert 0.0 < float(left - right) <= delta
+    if epsilon <= 1.0:
+        assert float(a) == pytest.approx(epsilon / noise_factor(delta))
