@@ -71,7 +71,8 @@ class Experiment:
     evaluate_seed: int
     split_seed: int
     draw_seed: int
-    gold_seeds: int
+    gold_seeds: int  # retrained models a problem and train seed: the reference, then ``oracles`` or more
+    oracles: int
     search: SearchPlan
     validation: float
     metrics: tuple[str, ...]
@@ -128,7 +129,8 @@ def make_experiment(raw: Mapping[str, Any]) -> Experiment:
         evaluate_seed=spec.seeds.evaluate,
         split_seed=spec.seeds.split,
         draw_seed=spec.seeds.draw,
-        gold_seeds=spec.gold_seeds,
+        gold_seeds=max(spec.gold_seeds, spec.oracles + 1),
+        oracles=spec.oracles,
         search=SearchPlan(
             spec.search.trials,
             spec.search.round_size,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -88,6 +88,7 @@ class MetricContext:
     forget_classes: tuple[int, ...] = ()
     evaluate_seed: int = 0
     extras: Mapping[str, float] = field(default_factory=dict)
+    oracles: Callable[[], Sequence[Outputs]] = tuple  # outputs of further retrained models, loaded when asked for
 
     def unseen(self, outputs: Outputs) -> SplitOutputs:
         """Never-trained samples of the same class mix as the forget set: the forgotten classes' held-out

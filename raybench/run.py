@@ -116,6 +116,7 @@ def prepare(
         download=options.download,
         plugins=experiment.plugins,
         evaluate_seed=experiment.evaluate_seed,
+        oracles=experiment.oracles,
         keep=experiment.keep,
         use_once=options.use_once,
         curves=experiment.curves,

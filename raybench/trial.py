@@ -294,6 +294,7 @@ def _evaluate(run: _Run, outputs: Outputs, model: nn.Module | None, changed: boo
         forget_classes=facts.forget_classes,
         evaluate_seed=settings.evaluate_seed,
         extras=_extras(run) if final else {},
+        oracles=(lambda: _oracles(run)) if final else tuple,
     )
     prober = Prober(model, run.original, run.retrained, run.problem, settings.evaluate_seed, run.shop.probed)
     columns, missing = measure(settings.metrics, outputs, retrained, context, prober if final else None)
@@ -307,6 +308,13 @@ def _evaluate(run: _Run, outputs: Outputs, model: nn.Module | None, changed: boo
             _keep(run, "outputs", pack(outputs))
         if "weights" in settings.keep and model is not None:
             _keep(run, "weights", state_of(model))
+
+
+def _oracles(run: _Run) -> list[Outputs]:
+    """Outputs of the retrained models beside the reference, without the one that this row is about."""
+    references, own = run.shop.references, run.spec.unlearn_seed if run.spec.method == "retrain" else None
+    wanted = (index for index in range(1, run.shop.settings.oracles + 1) if index != own)
+    return [references.outputs(run.problem, references.retrained(run.problem, index)) for index in wanted]
 
 
 def _extras(run: _Run) -> dict[str, float]:

@@ -36,6 +36,7 @@ class Settings:
     download: bool = False
     plugins: tuple[str, ...] = ()
     evaluate_seed: int = 0
+    oracles: int = 0  # retrained models beside the reference, for per-example attacks
     keep: tuple[str, ...] = ("outputs",)
     use_once: bool = True
     curves: bool = True

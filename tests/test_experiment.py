@@ -127,3 +127,9 @@ def test_a_plugin_that_does_not_import(
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     with pytest.raises(UserError, match=message.replace("{n}", "[0-9]+")):
         make_experiment(make_spec(plugins=[name]))
+
+
+@pytest.mark.parametrize(("given", "golds"), [({}, 2), ({"oracles": 3}, 4), ({"oracles": 3, "gold_seeds": 8}, 8)])
+def test_oracles_are_retrained_models_beside_the_reference(make_spec: Any, given: dict[str, int], golds: int) -> None:
+    experiment = make_experiment(make_spec(**given))
+    assert (experiment.oracles, experiment.gold_seeds) == (given.get("oracles", 0), golds)

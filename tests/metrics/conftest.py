@@ -14,22 +14,22 @@ FORGOTTEN = {"validation_forgotten": 120, "test_forgotten": 140}
 CLASSES = 5
 
 
+def toy_outputs(seed: int, forget_class: bool = False) -> Outputs:
+    draw, splits = torch.Generator().manual_seed(seed), {}
+    for place, (name, size) in enumerate({**SIZES, **(FORGOTTEN if forget_class else {})}.items()):
+        labels = torch.randint(CLASSES - 1, (size,), generator=torch.Generator().manual_seed(place))
+        if forget_class and ("forget" in name):
+            labels = torch.full((size,), CLASSES - 1)
+        logits = 2 * torch.randn(size, CLASSES, generator=draw)
+        logits[torch.arange(size), labels] += 1.0 + (name == "retain")
+        splits[name] = SplitOutputs(logits, labels)
+    return Outputs(splits)
+
+
 @pytest.fixture
 def random_outputs() -> Callable[..., Outputs]:
     """``(seed, forget_class=False)`` -> outputs of an untrained-looking model; the labels do not depend on the seed."""
-
-    def make(seed: int, forget_class: bool = False) -> Outputs:
-        draw, splits = torch.Generator().manual_seed(seed), {}
-        for place, (name, size) in enumerate({**SIZES, **(FORGOTTEN if forget_class else {})}.items()):
-            labels = torch.randint(CLASSES - 1, (size,), generator=torch.Generator().manual_seed(place))
-            if forget_class and ("forget" in name):
-                labels = torch.full((size,), CLASSES - 1)
-            logits = 2 * torch.randn(size, CLASSES, generator=draw)
-            logits[torch.arange(size), labels] += 1.0 + (name == "retain")
-            splits[name] = SplitOutputs(logits, labels)
-        return Outputs(splits)
-
-    return make
+    return toy_outputs
 
 
 @pytest.fixture
@@ -38,7 +38,8 @@ def context() -> Callable[..., MetricContext]:
 
     def make(forget_class: bool = False, **changes: object) -> MetricContext:
         classes = (CLASSES - 1,) if forget_class else ()
-        changes = {"extras": {"original_test_accuracy": 0.5}} | changes
+        oracles = [toy_outputs(seed, forget_class) for seed in (101, 102, 103)]
+        changes = {"extras": {"original_test_accuracy": 0.5}, "oracles": lambda: oracles} | changes
         return MetricContext(num_classes=CLASSES, forget_classes=classes, **changes)  # type: ignore[arg-type]
 
     return make
