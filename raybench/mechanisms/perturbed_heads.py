@@ -25,7 +25,7 @@ class Heads:
     bounds: Tensor
     """[K]: the gradient norm of each head is at most this (measured at first, then plus the steps' bounds)."""
     worst_case: float
-    """The bound on the norm over all heads that is known without looking at the rows (Theorem 1)."""
+    """Theorem 1's bound on the norm over all heads, which takes the rows for the worst of norm 1."""
     rows: int
     """The first so many rows are still in."""
 
@@ -59,12 +59,15 @@ def remove_within(
     A step after which the norm of the bounds would exceed ``budget`` is not taken and ends it: then more than ``kept``
     rows are left. ``after_step(step, weights)`` counts from 1. The spectral norm in the bounds is that of the exact
     Gram matrix, down-dated once per step. Cost: K Hessians of 2 n d^2 operations and K solutions per step.
+
+    Theorem 1 takes ||lambda w|| <= C from the minimum without b. Here lambda n w = g - b - sum of the loss's gradients
+    with a gradient g that is left, so that it is at most C + (||b|| + ||g||) / n: C grows by half of what is added.
     """
     heads, size = y.shape[1], x.shape[1]
     gram, end, step = x.T @ x, len(x), 0
     bounds = gradient(x, y, weights, l2, b).norm(dim=0)
     count_products(model, 2.0 * len(x) * size * (size + 2 * heads))
-    worst = float(bounds.norm())
+    worst, linear = bounds.clone(), b.norm(dim=0)
     while end > kept:
         start = max(kept, end - together)
         gone_x, gone_y = x[start:end], y[start:end]
@@ -73,7 +76,8 @@ def remove_within(
         count_products(model, removal_flops(start, size, heads, end - start) + 2.0 * (end - start) * size**2)
         if float((bounds + found.bounds).norm()) > budget:
             break
-        worst += worst_case_bound(end, l2, end - start) * heads**0.5
+        slope = 1.0 + (linear + bounds) / (2.0 * end)
+        worst += worst_case_bound(end, l2, end - start) * slope.square()
         weights, bounds, end, step = found.weights, bounds + found.bounds, start, step + 1
         after_step(step, weights)
-    return Heads(weights, bounds, worst, end)
+    return Heads(weights, bounds, float(worst.norm()), end)

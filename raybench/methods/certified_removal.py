@@ -37,8 +37,8 @@ class CertifiedRemovalTraining:
     """Most rounds of 20 L-BFGS iterations."""
 
     def __post_init__(self) -> None:
-        if not self.l2 > 0.0 or not self.sigma >= 0.0:
-            raise ValueError(f"l2 must be above 0 and sigma at least 0, got {self.l2} and {self.sigma}")
+        if not self.l2 > 0.0 or not self.sigma >= 0.0 or self.rounds < 1:
+            raise ValueError(f"l2 must be > 0, sigma >= 0, rounds >= 1, got {self.l2}, {self.sigma}, {self.rounds}")
 
 
 @METHODS.training(
@@ -52,8 +52,8 @@ def train_convex_head(job: TrainingJob) -> Trained:
     """Guo et al. 2020, Sections 3.2 and 3.3: K one-against-rest logistic heads without bias on features of norm 1.
 
     Images are not augmented for the head; batch norm is read. Artefacts: ``weights`` and ``b`` float64 [d, K] (b is a
-    secret of the owner, the model itself does not hold it), ``l2``, ``sigma``, ``rounds``, ``public`` (1 for random
-    features) and ``gradient_norm`` of what L-BFGS left. Cost: N forward passes beside the extractor's training.
+    secret of the owner), ``l2``, ``sigma``, ``rounds``, ``public`` (1 for random features) and ``gradient_norm`` of
+    what L-BFGS left. Cost: N forward passes beside the extractor's training.
     """
     hp: CertifiedRemovalTraining = job.hparams
     body = train_standard(job).model if hp.extractor == "trained" else job.new_model()
@@ -88,6 +88,7 @@ class CertifiedRemovalHparams:
     "certified_removal",
     hparams=CertifiedRemovalHparams,
     label="Certified removal",
+    version=2,
     paper="arXiv:1911.03030",
     needs={FORGET, RETAIN},
     training="certified_removal",
@@ -101,12 +102,12 @@ def certified_removal(task: UnlearningTask, hp: CertifiedRemovalHparams) -> nn.M
     A certified removal *of the head, given a fixed extractor*. The gradient of L_b over the remaining samples is at
     most its norm before the first step (measured) plus the steps' data-dependent bounds; while that stays within
     sigma epsilon / c, c = sqrt(2 ln(1.5 / delta)), less for large epsilon (``gradient_budget``), the head is (epsilon,
-    delta)-indistinguishable from one trained without the samples. A step that would break the budget is not taken: the head is fitted anew on D_r with a new b,
-    on the clock, and the row's ``stop_reason`` is ``budget`` (else ``removed``). Whole classes run, but a request that
-    large usually ends there. Always reported: ``certified`` (1 for random features), ``removed`` (by Newton steps).
-    Where the certificate holds also ``epsilon``, ``delta``, ``budget``, ``bound``, ``worst_case``, and ``residual``,
-    the gradient norm that is really there. Weights are worked on in float64; the model gets them rounded.
-    Batch norm is read. Cost: N forward passes, then per step K Hessians of 2 n d^2 operations and K solutions.
+    delta)-indistinguishable from one trained without the samples. A step that would break the budget is not taken: the
+    head is fitted anew on D_r with a new b, on the clock, and the row's ``stop_reason`` is ``budget`` (else
+    ``removed``); whole classes usually end there. Always reported: ``certified`` (1 for random features), ``removed``
+    (by Newton steps). Where the certificate holds also ``epsilon``, ``delta``, ``budget``, ``bound``, ``worst_case``,
+    and ``residual``, the gradient norm that is really there. Weights are float64, rounded for the model. Batch norm is
+    read. Cost: N forward passes, then per step K Hessians of 2 n d^2 operations and K solutions.
 
     Deviations:
         - the K heads share one certificate: their b are one Gaussian vector, so their residuals are taken together by
@@ -114,11 +115,11 @@ def certified_removal(task: UnlearningTask, hp: CertifiedRemovalHparams) -> nn.M
         - the spectral norm is the exact one of the remaining rows' Gram matrix, down-dated once per step; the
           official code iterates from below and down-dates once per class, so that its bound comes out too small.
         - the gradient norm that the training left is part of the bound; the official code assumes the optimum.
-        - from epsilon of about 5 on the budget is below the paper's sigma epsilon / c, whose delta is too small there.
+        - for epsilon above about 5 the budget is below sigma epsilon / c, which does not keep delta there.
+        - ``worst_case`` has what b adds to the weights, which Theorem 1 leaves out.
         - no negative sub-sampling (its SVHN setting) and no extractor trained with differential privacy.
         - once the budget is used up the head is fitted anew without all of D_f, also what was not yet its turn.
-        - random features are covered by the certificate since only the seed makes them; the dataset's pixel mean and
-          deviation are taken as public.
+        - random features are covered since only the seed makes them; pixel mean and deviation are taken as public.
     """
     l2, sigma, rounds, public = (float(task.artefacts[name]) for name in ("l2", "sigma", "rounds", "public"))
     model, weights, b = task.model, task.artefacts["weights"].clone(), task.artefacts["b"].clone()
@@ -134,8 +135,7 @@ def certified_removal(task: UnlearningTask, hp: CertifiedRemovalHparams) -> nn.M
             task.checkpoint(model, step)
 
     heads = remove_within(model, x, y, kept, weights, b, l2, budget, hp.removals_per_step, show)
-    removed, reason = len(x) - heads.rows, "removed" if heads.rows == kept else "budget"
-    x, y = x[:kept], y[:kept]
+    removed, reason, x, y = len(x) - heads.rows, "removed" if heads.rows == kept else "budget", x[:kept], y[:kept]
     if reason == "budget":
         b, heads = fit_perturbed(model, x, y, l2, sigma, int(rounds), task.generator)
     set_head(model, heads.weights)

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from raybench.contract import broken_rules
 from raybench.errors import UserError
 from raybench.mechanisms.newton_removal import fit_heads, gradient
+from raybench.mechanisms.perturbed_heads import remove_within
 from raybench.mechanisms.unit_features import one_against_rest
 from raybench.methods.certified_removal import CertifiedRemovalTraining, train_convex_head
 from raybench.registry import CLASS, SAMPLE, TRAININGS
@@ -64,6 +65,19 @@ def test_residual_is_below_the_bound_below_budget_and_worst_case():
     weights = model.head.weight.detach().T.double()  # rounded to float32, hence the tolerance
     left = float(gradient(x, y, weights, 1e-1, task.artefacts["b"]).norm())
     assert left == pytest.approx(said["residual"], abs=1e-4)
+
+
+@pytest.mark.parametrize("sigma", [10.0, 1000.0])
+def test_the_worst_case_holds_with_b(sigma):
+    """A large b makes large weights, which the theorem for the loss without b leaves out."""
+    task = task_with(l2=1e-2, sigma=sigma)
+    (x_r, y_r), (x_f, y_f) = rows(task.model, task.retain), rows(task.model, task.forget)
+    x, y, artefacts = torch.cat([x_r, x_f]), torch.cat([y_r, y_f]), task.artefacts
+    heads = remove_within(
+        task.model, x, y, len(x_r), artefacts["weights"], artefacts["b"], 1e-2, 1e30, 1, lambda step, weights: None
+    )
+    assert heads.rows == len(x_r)
+    assert float(heads.bounds.norm()) <= heads.worst_case
 
 
 def test_heads_are_those_of_a_fit_without_the_samples():
@@ -140,7 +154,7 @@ def test_network_loads_what_the_training_saved():
 
 
 def test_wrong_settings_are_refused():
-    for wrong in ({"l2": 0.0}, {"sigma": -1.0}):
+    for wrong in ({"l2": 0.0}, {"sigma": -1.0}, {"rounds": 0}):
         with pytest.raises(ValueError, match="l2 must be"):
             CertifiedRemovalTraining(**wrong)
     with pytest.raises(UserError, match="delta"):
