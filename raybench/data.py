@@ -149,6 +149,8 @@ class Split:
     ) -> Iterator[Batch]:
         """One pass. ``augment`` applies the dataset's augmentation, ``shuffle`` draws an order; both use the
         generator of the owner (the task's in a method), never global state. The last batch may be short."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         order = self.index
         if shuffle:
             order = order[torch.randperm(len(self), generator=self.generator, device=self._device()).to(order.device)]

@@ -55,6 +55,22 @@ def nuisance(distribution: BaseDistribution) -> Searched:
     return Searched(distribution, NUISANCE)
 
 
+def at_least(hp: object, low: float, *names: str) -> None:
+    """``ValueError`` in one line for the first of the fields ``names`` that is below ``low`` or NaN; None passes."""
+    for name in names:
+        value = getattr(hp, name)
+        if value is not None and not value >= low:
+            raise ValueError(f"{name} must be at least {low:g}, got {value}")
+
+
+def above(hp: object, low: float, *names: str) -> None:
+    """The same for fields that must not be ``low`` itself."""
+    for name in names:
+        value = getattr(hp, name)
+        if value is not None and not value > low:
+            raise ValueError(f"{name} must be above {low:g}, got {value}")
+
+
 @functools.cache
 def searched(cls: type) -> Mapping[str, Searched]:
     """Field name -> mark, for the searched fields of a hyperparameter class, in field order."""

@@ -65,6 +65,8 @@ class Recipe:
                 raise ValueError(f"recipe {name} must be at least {low}, got {getattr(self, name)}")
         if not self.lr >= 0.0:
             raise ValueError(f"recipe lr must not be negative, got {self.lr}")
+        if self.clip_norm is not None and not self.clip_norm > 0.0:  # a negative one would turn the gradient round
+            raise ValueError(f"recipe clip_norm must be above 0, got {self.clip_norm}; null means no clipping")
         if not 0.0 <= self.warmup < 1.0:
             raise ValueError(f"recipe warmup must be in [0, 1), got {self.warmup}")
 

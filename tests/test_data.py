@@ -78,6 +78,12 @@ def test_a_pass_covers_each_sample_once_with_its_label(shuffle: bool, batch_size
     assert [len(y) for _, y in split.batches(batch_size, drop_last=True)] == [batch_size] * (23 // batch_size)
 
 
+@pytest.mark.parametrize("batch_size", [0, -4])  # a negative one would be an empty pass
+def test_a_batch_holds_something(batch_size: int) -> None:
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got"):
+        next(make_split(23).batches(batch_size))
+
+
 def test_shuffle_and_augmentation_are_functions_of_the_generator() -> None:
     def passes(seed: int) -> list[torch.Tensor]:
         split = make_split(seed=seed)

@@ -298,6 +298,8 @@ def test_constant() -> None:
         ({"lr": -0.1}, "lr must not be negative"),
         ({"lr": float("nan")}, "lr must not be negative"),
         ({"warmup": 1.0}, "warmup must be in"),
+        ({"clip_norm": 0.0}, "clip_norm must be above 0"),
+        ({"clip_norm": -1.0}, "clip_norm must be above 0"),
         ({"optimiser": "lion"}, "recipe.optimiser must be one of sgd, adam, adamw"),
         ({"schedule": "exponential"}, "recipe.schedule must be one of"),
     ],

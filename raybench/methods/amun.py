@@ -51,7 +51,7 @@ class AmunHparams:
     """Keep batch norm and dropout in evaluation mode; the code trains in train mode."""
 
     def __post_init__(self) -> None:
-        for name in ("lr_step", "attack_steps", "pilot"):
+        for name in ("lr_step", "attack_steps", "pilot", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.radius is not None and not self.radius > 0.0:

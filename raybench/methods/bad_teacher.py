@@ -14,7 +14,7 @@ from raybench.mechanisms.distillation import kl_to_target
 from raybench.mechanisms.finetuning import train
 from raybench.mechanisms.stepping import frozen_copy
 from raybench.registry import FORGET, METHODS, RETAIN
-from raybench.space import nuisance, scientific
+from raybench.space import above, nuisance, scientific
 from raybench.task import UnlearningTask
 
 
@@ -47,6 +47,7 @@ class BadTeacherHparams:
     """Keep batch norm and dropout in evaluation mode; the official code trains them, on mixed batches."""
 
     def __post_init__(self) -> None:
+        above(self, 0, "temperature")
         if not 0.0 < self.retain_share <= 1.0:
             raise ValueError(f"retain_share must be in (0, 1], got {self.retain_share}")
 

@@ -13,7 +13,7 @@ from raybench.mechanisms.adversarial import sign_step
 from raybench.mechanisms.finetuning import train
 from raybench.mechanisms.inversion import frozen
 from raybench.registry import FORGET, METHODS
-from raybench.space import nuisance, scientific
+from raybench.space import at_least, nuisance, scientific
 from raybench.task import UnlearningTask
 
 
@@ -40,6 +40,10 @@ class BoundaryShrinkHparams:
     """Keep batch norm and dropout in evaluation mode. The code trains in train mode, in which batches of D_f alone move
     the statistics of batch norm towards D_f."""
 
+    def __post_init__(self) -> None:
+        at_least(self, 0, "eps")
+        at_least(self, 1, "batch_size")
+
 
 @METHODS.register(
     "boundary_shrink",
@@ -57,7 +61,8 @@ def boundary_shrink(task: UnlearningTask, hp: BoundaryShrinkHparams) -> nn.Modul
     Nearest is what the original answers after one FGSM step, x' = clamp(x + eps sign(grad_x loss)): y' = argmax f(x').
     Made for whole classes; SalUn's and AMUN's tables run it on random samples too. Batch norm trains, so its buffers
     move unless ``eval_mode``; the attack reads them. Reports ``attack_success``, the share of D_f whose y' is another
-    class. Cost: epochs x |D_f| sample passes, and for the labels |D_f| x (2 forward, about half a backward).
+    class without ``force_wrong``. Cost: epochs x |D_f| sample passes, and for the labels |D_f| x (2 forward, about half
+    a backward).
 
     Deviations:
         - labels are made once: they depend on the original alone, and the code, which makes them again in every step,
@@ -67,15 +72,17 @@ def boundary_shrink(task: UnlearningTask, hp: BoundaryShrinkHparams) -> nn.Modul
         - the code's extras (curvature penalty, weights by margin), off in the code unless asked for, are not offered.
     """
     with frozen(task.model):
-        parts = [_nearest(task, hp, images, labels) for images, labels in task.forget.batches(hp.batch_size)]
-    nearest = torch.cat(parts)
-    task.report({"attack_success": float((nearest != task.forget.targets).double().mean())})
-    relabelled = task.forget.relabelled(nearest)
+        parts = [_attacked(task, hp, images, labels) for images, labels in task.forget.batches(hp.batch_size)]
+    logits, labels = torch.cat(parts), task.forget.targets
+    task.report({"attack_success": float((logits.argmax(1) != labels).double().mean())})
+    if hp.force_wrong:
+        logits = logits.scatter(1, labels[:, None], -torch.inf)
+    relabelled = task.forget.relabelled(logits.argmax(1))
     return train(task, task.model, relabelled, hp, changes={"augment": False}, train_mode=not hp.eval_mode)
 
 
-def _nearest(task: UnlearningTask, hp: BoundaryShrinkHparams, images: Tensor, labels: Tensor) -> Tensor:
-    """The labels [n] that D_f's images [n, c, h, w] are given."""
+def _attacked(task: UnlearningTask, hp: BoundaryShrinkHparams, images: Tensor, labels: Tensor) -> Tensor:
+    """The original's logits [n, K] at the attacked images of D_f [n, c, h, w]."""
 
     def logits(pixels: Tensor) -> Tensor:
         answer: Tensor = task.model(task.from_pixels(pixels))
@@ -83,7 +90,4 @@ def _nearest(task: UnlearningTask, hp: BoundaryShrinkHparams, images: Tensor, la
 
     attacked = sign_step(logits, task.to_pixels(images), labels, hp.eps)
     with torch.no_grad():
-        found = logits(attacked)
-    if hp.force_wrong:
-        found = found.scatter(1, labels[:, None], -torch.inf)
-    return found.argmax(1)
+        return logits(attacked)

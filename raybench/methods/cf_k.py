@@ -10,7 +10,7 @@ from torch import nn
 
 from raybench.mechanisms.last_stages import train_last_stages
 from raybench.registry import METHODS, RETAIN
-from raybench.space import nuisance, scientific
+from raybench.space import at_least, nuisance, scientific
 from raybench.task import UnlearningTask
 
 
@@ -37,6 +37,9 @@ class CfKHparams:
     """Strength of an L2 pull to the original weights; the SCRUB paper's code has 0.1."""
     eval_mode: bool = False
     """Keep batch norm and dropout in evaluation mode also where it trains, as the SCRUB paper's code does."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "k", "pull")
 
 
 @METHODS.register(

@@ -14,7 +14,7 @@ from raybench.mechanisms.distillation import kl_to_target
 from raybench.mechanisms.finetuning import train
 from raybench.mechanisms.stepping import frozen_copy
 from raybench.registry import FORGET, METHODS
-from raybench.space import nuisance, scientific
+from raybench.space import above, nuisance, scientific
 from raybench.task import UnlearningTask
 
 
@@ -37,6 +37,9 @@ class DeleteHparams:
     eval_mode: bool = True
     """Keep batch norm and dropout in evaluation mode. In train mode batch norm would move its statistics to those of
     D_f, which damages the retained classes whatever the gradient does."""
+
+    def __post_init__(self) -> None:
+        above(self, 0, "clip_norm")
 
 
 @METHODS.register(

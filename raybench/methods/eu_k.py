@@ -11,7 +11,7 @@ from torch import nn
 
 from raybench.mechanisms.last_stages import split_stages, train_last_stages
 from raybench.registry import METHODS, RETAIN
-from raybench.space import nuisance, scientific
+from raybench.space import at_least, nuisance, scientific
 from raybench.task import UnlearningTask
 
 
@@ -41,6 +41,7 @@ class EuKHparams:
     stages then normalise by means 0 and variances 1, that is not at all."""
 
     def __post_init__(self) -> None:
+        at_least(self, 0, "k", "pull")
         if self.epochs is not None and self.epochs < 0:
             raise ValueError(f"epochs must not be negative, got {self.epochs}; null means the original's number")
 

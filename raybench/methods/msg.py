@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from raybench.mechanisms.finetuning import train
 from raybench.mechanisms.saliency import summed_gradients
 from raybench.registry import FORGET, METHODS, RETAIN
-from raybench.space import nuisance, scientific
+from raybench.space import at_least, nuisance, scientific
 from raybench.task import UnlearningTask
 
 SALIENCY_BATCH = 64  # samples a batch of the gradients that choose the weights, fixed in the published code
@@ -42,6 +42,7 @@ class MsgHparams:
     """Fraction of the run over which the learning rate rises."""
 
     def __post_init__(self) -> None:
+        at_least(self, 0, "slowdown")
         if not 0.0 <= self.share <= 1.0:
             raise ValueError(f"share must be in [0, 1], got {self.share}")
 

@@ -16,7 +16,7 @@ from raybench.mechanisms.mixing import endless, with_others
 from raybench.mechanisms.relabelling import relabelled_passes
 from raybench.mechanisms.saliency import summed_gradients
 from raybench.registry import FORGET, METHODS, RETAIN
-from raybench.space import nuisance, scientific
+from raybench.space import at_least, nuisance, scientific
 from raybench.task import UnlearningTask
 
 
@@ -58,6 +58,8 @@ class SalUnHparams:
     """Keep batch norm and dropout in evaluation mode. The code trains in train mode; see ``random_label``."""
 
     def __post_init__(self) -> None:
+        at_least(self, 0, "alpha")
+        at_least(self, 1, "batch_size")
         if not 0.0 <= self.share <= 1.0:
             raise ValueError(f"share must be in [0, 1], got {self.share}")
 

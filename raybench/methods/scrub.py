@@ -13,7 +13,7 @@ from raybench.data import Batch, Split
 from raybench.mechanisms.distillation import kl_to_teacher
 from raybench.mechanisms.stepping import Stepper, frozen_copy
 from raybench.registry import FORGET, METHODS, RETAIN, VALIDATION
-from raybench.space import nuisance, scientific
+from raybench.space import above, at_least, nuisance, scientific
 from raybench.task import UnlearningTask
 from raybench.training import own_recipe
 
@@ -57,6 +57,11 @@ class ScrubHparams:
     eval_mode: bool = False
     """Keep batch norm and dropout in evaluation mode on D_f; the official code trains there too."""
 
+    def __post_init__(self) -> None:
+        above(self, 0, "temperature", "clip_norm")
+        at_least(self, 0, "alpha", "gamma", "decay", "max_epochs")
+        at_least(self, 1, "epochs", "batch_size", "forget_batch_size")
+
 
 @METHODS.register(
     "scrub",
@@ -77,10 +82,9 @@ def scrub(task: UnlearningTask, hp: ScrubHparams) -> nn.Module:
     ``rewind`` (SCRUB+R, section 3.2) keeps every epoch, takes as reference the error of the last one on validation
     data with the class shares of D_f, and returns the epoch whose error on D_f is nearest; validation data are touched
     only then. In class scenarios validation holds the remaining classes alone: there the reference is their error,
-    which says nothing about a forgotten class, and SCRUB+R rewinds to where little was forgotten.
-    Batch norm trains, so its buffers move (on D_r alone with ``eval_mode``).
-    Cost: min(max_epochs, epochs) x |D_f| + epochs x |D_r| sample passes, as many forward through the teacher; with
-    ``rewind`` also epochs x |D_f| + |validation| forward.
+    which says nothing about a forgotten class, and SCRUB+R rewinds to where little was forgotten. Batch norm trains,
+    so its buffers move (on D_r alone with ``eval_mode``). Cost: min(max_epochs, epochs) x |D_f| + epochs x |D_r| sample
+    passes, as many forward through the teacher; with ``rewind`` also epochs x |D_f| + |validation| forward.
 
     Deviations:
         - rewinding is not in the official code; it follows the paper's description. Validation data get the class
@@ -117,8 +121,7 @@ def scrub(task: UnlearningTask, hp: ScrubHparams) -> nn.Module:
             stepper.step(batch, retain_loss, lr=lr)
         model.eval()
         if hp.rewind:
-            weights = {key: value.clone() for key, value in model.state_dict().items()}
-            kept.append((float(wrong(model, task.forget).mean()), weights))
+            kept += [(float(wrong(model, task.forget).mean()), {k: v.clone() for k, v in model.state_dict().items()})]
         task.checkpoint(model, epoch)
     if hp.rewind:
         errors = wrong(model, task.validation)

@@ -16,7 +16,7 @@ from raybench.mechanisms.masking import selected_share
 from raybench.mechanisms.mixing import endless
 from raybench.mechanisms.stepping import Stepper
 from raybench.registry import FORGET, METHODS, RETAIN
-from raybench.space import nuisance, scientific
+from raybench.space import above, at_least, nuisance, scientific
 from raybench.task import UnlearningTask
 from raybench.training import own_recipe
 
@@ -58,9 +58,9 @@ class SfrOnHparams:
     """Keep batch norm and dropout in evaluation mode in ascent steps; the official code trains there too."""
 
     def __post_init__(self) -> None:
-        for name, low in (("steps", 1), ("forget_every", 1)):
-            if getattr(self, name) < low:
-                raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}")
+        at_least(self, 0, "ascent", "adaptivity", "loss_floor", "threshold")
+        above(self, 0, "clip_norm")
+        at_least(self, 1, "steps", "forget_every", "batch_size")
 
 
 @METHODS.register(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from raybench.data import Split
 from raybench.mechanisms.finetuning import train
 from raybench.registry import CLASS, METHODS, RETAIN
-from raybench.space import nuisance, scientific
+from raybench.space import at_least, nuisance, scientific
 from raybench.task import UnlearningTask
 
 
@@ -52,9 +52,9 @@ class UnsirHparams:
     to those of the noise before anything is learned."""
 
     def __post_init__(self) -> None:
-        for name, low in (("noise_steps", 1), ("copies", 1), ("noise_batch", 2), ("retain_per_class", 1)):
-            if getattr(self, name) < low:
-                raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}")
+        at_least(self, 0, "penalty", "noise_lr", "impair_lr", "repair_lr", "impair_epochs", "repair_epochs")
+        at_least(self, 1, "noise_steps", "copies", "retain_per_class", "noise_used")
+        at_least(self, 2, "noise_batch")
 
 
 @METHODS.register(
