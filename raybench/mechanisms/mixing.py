@@ -49,7 +49,7 @@ class Mixture:
         starts = [0, *ends[:-1]]
         draw = self.parts[0].generator if shuffle else None
         order = torch.arange(ends[-1]) if draw is None else torch.randperm(ends[-1], generator=draw, device=draw.device)
-        for rows in order.split(batch_size):
+        for rows in order.split(batch_size) if len(order) else ():  # splitting nothing gives one empty batch
             shown: list[Batch] = []
             for part, start, end in zip(self.parts, starts, ends, strict=True):
                 own = rows[(rows >= start) & (rows < end)] - start

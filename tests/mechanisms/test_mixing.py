@@ -93,6 +93,12 @@ def test_mixture_shows_every_sample_once_in_an_order_of_its_own() -> None:
     assert float(weight) == pytest.approx(float(whole[0].double().sum()), rel=1e-5)
 
 
+def test_mixture_of_nothing_has_no_batch() -> None:
+    empty = task().forget.subset(torch.tensor([], dtype=torch.int64))
+    mixture = Mixture((empty, empty))
+    assert mixture.steps(4) == len(list(mixture.batches(4, shuffle=True))) == 0
+
+
 def test_mixture_augments_only_the_parts_that_have_an_augmentation() -> None:
     t = task()
     plain = t.forget.subset(torch.arange(8))
