@@ -21,8 +21,8 @@ class L1SparseHparams:
     """Defaults: the paper's code (10 epochs at 0.01, SGD) and its gamma as other people's ports have it."""
 
     gamma: Annotated[float, scientific(FloatDistribution(1e-6, 1e-2, log=True))] = 5e-4
-    """Largest weight of the L1 norm of all parameters. Higher forgets more, and costs retain accuracy. Every weight
-    loses at most lr * gamma a step, so a run of few steps needs more: lenet5 on digits some 3e-3 to 1e-2."""
+    """Largest weight of the L1 norm of all parameters. Higher forgets more, and costs retain accuracy. It takes at most
+    lr * gamma / (1 - momentum) from a weight in a step: few steps need more, lenet5 on digits some 3e-3 to 1e-2."""
     lr: Annotated[float, nuisance(FloatDistribution(1e-3, 1e-1, log=True))] = 0.01
     """Learning rate."""
     epochs: Annotated[int, nuisance(IntDistribution(1, 10))] = 10
