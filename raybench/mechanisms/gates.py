@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from raybench.registry import MODELS
-from raybench.seeding import seeded_globals
+from raybench.mechanisms.laid_out import laid_out
 from raybench.task import Facts
 
 DENSITY = 0.1  # share of open gates at which the penalty lets go
@@ -71,13 +70,10 @@ def no_channels(facts: Facts) -> str | None:
 
     The registered model is built without memory to see. A model that is not registered (somebody's own) passes.
     """
-    name = facts.model.partition("(")[0]
-    if name not in MODELS:
+    model = laid_out(facts)
+    if model is None:
         return None
-    family = {"family": name.split(":", 1)[1]} if ":" in name else {}
-    with torch.device("meta"), seeded_globals(0):
-        model = MODELS[name].fn(facts.num_classes, facts.input_shape, **family, **facts.model_options)
-        found = channels_of(model, torch.zeros((2, *facts.input_shape)))
+    found = channels_of(model, torch.zeros((2, *facts.input_shape), device="meta"))
     return f"{facts.model} has no last stage with channels to gate" if found is None else None
 
 

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from raybench.registry import MODELS
-from raybench.seeding import seeded_globals
+from raybench.mechanisms.laid_out import laid_out
 from raybench.task import Facts, UnlearningTask
 
 Penalty = Callable[[Tensor, Tensor], Tensor]  # (images as shown to the model, its logits) -> zero dimensional
@@ -159,13 +158,10 @@ def no_statistics(facts: Facts) -> str | None:
 
     The registered model is built without memory to see. A model that is not registered (somebody's own) passes.
     """
-    name = facts.model.partition("(")[0]
-    if name not in MODELS:
-        return None
-    family = {"family": name.split(":", 1)[1]} if ":" in name else {}
-    with torch.device("meta"), seeded_globals(0):
-        model = MODELS[name].fn(facts.num_classes, facts.input_shape, **family, **facts.model_options)
-    return None if has_batch_norm(model) else f"{facts.model} has no batch norm with statistics to match"
+    model = laid_out(facts)
+    return (
+        None if model is None or has_batch_norm(model) else f"{facts.model} has no batch norm with statistics to match"
+    )
 
 
 def _moved(images: Tensor, generator: torch.Generator, settings: Inversion) -> Tensor:

@@ -30,14 +30,15 @@ def kernel(model: nn.Module, images: Tensor, names: Sequence[str]) -> Tensor:
     """
     own = dict(model.named_parameters())
     chosen = [own[name] for name in names]
-    rows = []
+    jacobian = images.new_empty(0)
     with torch.enable_grad():
-        for image in images:
+        for n, image in enumerate(images):
             answers = model(image[None])[0]
+            if n == 0:  # filled in place, since stacked rows would be held twice
+                jacobian = answers.new_empty(len(images) * len(answers), sum(p.numel() for p in chosen))
             for k, answer in enumerate(answers):
                 gradients = torch.autograd.grad(answer, chosen, retain_graph=k + 1 < len(answers))
-                rows.append(torch.cat([g.flatten() for g in gradients]))
-    jacobian = torch.stack(rows)
+                jacobian[n * len(answers) + k] = torch.cat([g.flatten() for g in gradients])
     count_products(model, 2.0 * len(jacobian) ** 2 * jacobian.shape[1])
     gram = jacobian.new_zeros(len(jacobian), len(jacobian), dtype=torch.float64)
     for columns in jacobian.split(COLUMNS, dim=1):  # in float64: fp32 sums are off by more than n lambda

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from raybench.fisher import fisher_of_split, over_labels
 from raybench.mechanisms.fisher_noise import add_noise, head_parameters, scrubbing_variance
+from raybench.mechanisms.laid_out import laid_out
 from raybench.mechanisms.linearised import dual, kernel, pullback, residuals, trapezium
 from raybench.mechanisms.start import initial_weights, train_toward_start
-from raybench.registry import FORGET, METHODS, MODELS, RETAIN
+from raybench.registry import FORGET, METHODS, RETAIN
 from raybench.space import nuisance, scientific
 from raybench.task import Facts, UnlearningTask
 from raybench.training import Trained, TrainingJob
@@ -64,11 +65,11 @@ class NtkForgettingHparams:
 
 def _too_large(facts: Facts, hp: NtkForgettingHparams) -> str | None:
     """The Jacobian's size; the network is only laid out, on no device."""
-    if facts.model not in MODELS:
+    model = laid_out(facts)
+    if model is None:
         return None
-    with torch.device("meta"):
-        model = MODELS[facts.model].fn(facts.num_classes, facts.input_shape, **facts.model_options)
-    count = sum(p.numel() for p in (model if hp.layers == "all" else model.head).parameters())
+    moved: nn.Module = model if hp.layers == "all" else model.head  # type: ignore[assignment]
+    count = sum(p.numel() for p in moved.parameters())
     if 4 * count * hp.rows <= MOST_BYTES:
         return None
     return f"the Jacobian of {count} weights and {hp.rows} rows exceeds 4 GiB; set layers: head or fewer rows"

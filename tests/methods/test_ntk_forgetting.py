@@ -108,6 +108,8 @@ def test_networks_that_are_too_large_are_skipped() -> None:
     assert skip is not None
     facts = Facts("cifar10", "resnet18", 10, (3, 32, 32), (0,), "class")
     assert "exceeds 4 GiB" in (skip(facts, NtkForgettingHparams()) or "")
+    wide = dataclasses.replace(facts, model="resnet18(width=64)", model_options={"width": 64})  # a label has options
+    assert "exceeds 4 GiB" in (skip(wide, NtkForgettingHparams()) or "")
     assert skip(facts, NtkForgettingHparams(layers="head")) is None
     assert skip(dataclasses.replace(facts, model="lenet5", input_shape=(1, 28, 28)), NtkForgettingHparams()) is None
     with pytest.raises(ValueError, match="rows must be in"):
