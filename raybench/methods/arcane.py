@@ -24,7 +24,8 @@ class ArcaneTraining:
     """Own training of the original ensemble: our reading, since the paper gives no pseudo-code."""
 
     states: int = 5
-    """Saved states of each class's network, and slices in which its samples arrive. Each state is a whole network."""
+    """Saved states of each class's network, and slices in which its samples arrive. Each state is a whole network, so
+    K times as many are stored (2.2 GB for resnet18 and 10 classes)."""
     ratio: float = 1.0
     """Share of each class's samples that is trained on, drawn at random (the paper's representative subset)."""
     lr: float = 1e-4

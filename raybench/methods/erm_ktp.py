@@ -21,7 +21,7 @@ from raybench.mechanisms.gates import (
     unrelated,
 )
 from raybench.registry import CLASS, METHODS, RETAIN
-from raybench.space import nuisance, scientific
+from raybench.space import at_least, nuisance, scientific
 from raybench.task import UnlearningTask
 from raybench.training import Trained, TrainingJob
 
@@ -82,6 +82,10 @@ class ErmKtpHparams:
     mask_maps: bool = True
     """Match the maps of the last stage after the mask; the official code matches them as the teacher has them, so
     that channels of the forgotten class are handed on."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "tolerance")
+        at_least(self, 1, "batch_size")
 
 
 @METHODS.register(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from raybench.fisher import fisher_of_split, over_labels
 from raybench.mechanisms.fisher_noise import add_noise, head_parameters, scrubbing_variance
 from raybench.registry import METHODS, RETAIN
-from raybench.space import scientific
+from raybench.space import at_least, scientific
 from raybench.task import UnlearningTask
 
 
@@ -39,8 +39,8 @@ class FisherForgettingHparams:
     """Estimate the Fisher on that many random samples of D_r, or use all."""
 
     def __post_init__(self) -> None:
-        if not (self.alpha >= 0.0 and self.boost >= 0.0):
-            raise ValueError(f"alpha and boost must not be negative, got {self.alpha} and {self.boost}")
+        at_least(self, 0, "alpha", "boost")
+        at_least(self, 1, "samples")
 
 
 @METHODS.register(

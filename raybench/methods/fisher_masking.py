@@ -12,7 +12,7 @@ from raybench.mechanisms.finetuning import train
 from raybench.mechanisms.masking import Frozen, overwrite, select_above, selected_share, top_threshold
 from raybench.mechanisms.selective_reset import fisher_diagonals
 from raybench.registry import FORGET, METHODS, RETAIN
-from raybench.space import nuisance, scientific
+from raybench.space import at_least, nuisance, scientific
 from raybench.task import UnlearningTask
 
 EPSILON = 1e-12  # of the ratio's denominator
@@ -51,6 +51,7 @@ class FisherMaskingHparams:
     def __post_init__(self) -> None:
         if not 0.0 <= self.share <= 1.0:
             raise ValueError(f"share must be in [0, 1], got {self.share}")
+        at_least(self, 1, "batch_size", "fisher_batch_size", "fisher_samples")
 
 
 @METHODS.register(

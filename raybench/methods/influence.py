@@ -14,7 +14,7 @@ from raybench.fisher import fisher_of_split, over_labels
 from raybench.mechanisms.curvature import kfac_factors, relative_step
 from raybench.mechanisms.removal import diagonal_solve, kfac_solve, removal_gradient, woodfisher
 from raybench.registry import FORGET, METHODS, RETAIN
-from raybench.space import scientific
+from raybench.space import above, at_least, scientific
 from raybench.task import UnlearningTask
 
 GRADIENT_BATCH = 64  # a matter of memory: the gradients are sums over samples
@@ -45,8 +45,9 @@ class InfluenceHparams:
     passes)."""
 
     def __post_init__(self) -> None:
-        if not (self.prior > 0.0 and self.damping > 0.0):
-            raise ValueError(f"prior and damping must be positive, got {self.prior} and {self.damping}")
+        above(self, 0, "prior", "damping")
+        at_least(self, 0, "alpha")
+        at_least(self, 1, "samples")
 
 
 @METHODS.register(

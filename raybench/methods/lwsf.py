@@ -17,7 +17,7 @@ from raybench.mechanisms.codes import cosine_importance, split_of_codes
 from raybench.mechanisms.cosine import low_resolution_codes, margin_softmax, with_cosine_head
 from raybench.mechanisms.finetuning import train
 from raybench.registry import CLASS, METHODS
-from raybench.space import nuisance, scientific
+from raybench.space import above, at_least, nuisance, scientific
 from raybench.task import UnlearningTask
 from raybench.training import Trained, TrainingJob
 
@@ -31,12 +31,11 @@ class LwsfTraining:
     margin: float = 0.35
     """What the label's cosine is short of in the loss."""
     clip_norm: float | None = 1.0
-    """Largest gradient norm. The official code's 10 000 never binds: its network has batch norm, one without does not
-    leave chance level there."""
+    """Largest gradient norm. The official 10 000 never binds; a network without batch norm stays at chance there."""
 
     def __post_init__(self) -> None:
-        if self.scale <= 0.0 or self.margin < 0.0:
-            raise ValueError(f"scale must be positive and margin not negative, got {self.scale} and {self.margin}")
+        above(self, 0, "scale", "clip_norm")
+        at_least(self, 0, "margin")
 
 
 def make_network(build: Callable[[], nn.Module], hp: LwsfTraining) -> nn.Module:
@@ -48,9 +47,9 @@ def make_network(build: Callable[[], nn.Module], hp: LwsfTraining) -> nn.Module:
 def train_with_mixed_codes(job: TrainingJob) -> Trained:
     """Shibata et al. 2021, section 3: L_C + L_M, additive-margin softmax on images and on u x + (1 - u) code_y.
 
-    u is uniform on [0, 1] per sample; both terms have a pass of their own, so this costs two standard trainings.
-    The learning rate rises over the first epoch, as in the official code; the rest of the recipe is the problem's.
-    Artefacts ``codes`` [K, C, H, W], normalised as the images are, and ``scale`` and ``margin``.
+    u is uniform on [0, 1] per sample; both terms have a pass of their own, so this costs two standard trainings. The
+    rate rises over the first epoch, as in the official code; the rest of the recipe is the problem's. Artefacts
+    ``codes`` [K, C, H, W], normalised as the images are, and ``scale`` and ``margin``.
     """
     hp: LwsfTraining = job.hparams
     codes = low_resolution_codes(job.num_classes, job.input_shape, job.generator)
@@ -92,8 +91,11 @@ class LwsfHparams:
     weight_decay: float = 5e-4
     """L2 penalty."""
     eval_mode: bool = True
-    """Keep batch norm and dropout in evaluation mode. There are no images in these batches: in training mode, which
-    the official code uses throughout, batch norm would move to the statistics of a handful of codes."""
+    """Keep batch norm and dropout in evaluation mode. In training mode, which the official code uses throughout, batch
+    norm would move to the statistics of a handful of codes."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "lambda_ewc", "lambda_delete", "lambda_keep")
 
 
 @METHODS.register(
@@ -112,22 +114,20 @@ def lwsf(task: UnlearningTask, hp: LwsfHparams) -> nn.Module:
     """Shibata et al. 2021, section 3 (Algorithm 1), without a next task: w <- w - lr grad of
     lambda_keep L_keep + lambda_delete L_delete + lambda_ewc / 2 sum_i (F+_i + w_rev F-_i)_+ (w_i - w*_i)^2.
 
-    L_keep is the margin softmax on the codes of the classes that stay; codes of deleted classes get no rehearsal, which
-    is all that makes the published method forget them, unless ``lambda_delete`` is on. F+ and F- are the mean squared
-    gradients at the codes of the classes that stay and go. No data are used. Evaluation mode unless ``eval_mode`` is
-    off. Cost: epochs x (K - deleted) + K sample passes.
+    L_keep is the margin softmax on the codes of the classes that stay; codes of deleted classes get no rehearsal, all
+    that makes the published method forget them, unless ``lambda_delete`` is on. F+ and F- are mean squared gradients
+    at the codes of the classes that stay and go. No data are used. Evaluation mode unless ``eval_mode`` is off.
+    Cost: epochs x (K - deleted) + K sample passes, and epochs x deleted with ``lambda_delete``.
 
     Deviations:
-        - this is an adaptation: the published method forgets while it learns a next task with a head of its own, with
-          new images, distillation on them and a penalty over tasks. Here there is no next task, so L_C, L_M and the
-          distillation are empty; one head holds all classes, as other methods need it. The defaults then hardly forget
-          (the codes that stay are fitted already): the searched ``lambda_delete`` is what does.
-        - the published Fisher comes from the images of the finished task; no old image is left here, so it comes from
-          the codes, one by one (the official code squares the gradient of a batch).
+        - an adaptation: the published method forgets while it learns a next task with a head of its own, new images,
+          distillation on them and a penalty over tasks. Without a next task L_C, L_M and the distillation are empty;
+          one head holds all classes. The defaults then hardly forget: the searched ``lambda_delete`` is what does.
+        - the published Fisher comes from old images, of which none is left here: it comes from the codes, one at a time
+          (the official code squares the gradient of a batch).
         - a step takes every code once; the official code draws batches of them with replacement.
-        - the learning rate is constant and batch norm stays in evaluation mode; the official code trains for 200
-          epochs of images with drops of 5 at 40, 60, 120 and 160.
-        - the original is trained by the problem's recipe (official: 200 epochs at 0.1), with gradients clipped.
+        - the learning rate is constant and batch norm stays in evaluation mode; the official code trains for 200 epochs
+          of images, with drops of 5 at four of them. The original is trained by the problem's recipe, clipped.
     """
     codes = task.artefacts.get("codes")
     if codes is None or "margin" not in task.artefacts:

@@ -15,7 +15,7 @@ from raybench.mechanisms.laid_out import laid_out
 from raybench.mechanisms.linearised import dual, kernel, pullback, residuals, trapezium
 from raybench.mechanisms.start import initial_weights, train_toward_start
 from raybench.registry import FORGET, METHODS, RETAIN
-from raybench.space import nuisance, scientific
+from raybench.space import above, at_least, nuisance, scientific
 from raybench.task import Facts, UnlearningTask
 from raybench.training import Trained, TrainingJob
 
@@ -30,13 +30,13 @@ class NtkForgettingTraining:
     """lambda: the penalty is lambda / 2 |w - w_init|^2, in place of the recipe's. The official notebook has 0.1, which
     fine-tunes a pre-trained network on 500 images; from a random start nothing is learnt with that."""
 
+    def __post_init__(self) -> None:
+        above(self, 0, "weight_decay")  # else the linear systems are singular
+
 
 @METHODS.training("ntk_forgetting", hparams=NtkForgettingTraining, label="L2 to the start", paper="arXiv:2003.02960")
 def train_near_the_start(job: TrainingJob) -> Trained:
-    """Golatkar et al. 2020: the standard recipe with weight decay toward the initial weights instead of to zero.
-
-    Artefacts: ``init/<parameter>``, the initial weights, and ``weight_decay``.
-    """
+    """Weight decay to the initial weights, not to 0. Artefacts: ``init/<parameter>`` (those) and ``weight_decay``."""
     return train_toward_start(job, job.hparams.weight_decay)
 
 
@@ -56,23 +56,26 @@ class NtkForgettingHparams:
     layers: Literal["all", "head"] = "all"
     """Which weights are linearised and moved."""
     noise: float = 0.0
-    """alpha of the noise of ``fisher_forgetting`` afterwards (the notebook's NTK + Fisher: 1e-9), or none."""
+    """alpha of ``fisher_forgetting`` afterwards, by the linearised samples (the notebook's NTK + Fisher: 1e-9)."""
 
     def __post_init__(self) -> None:
         if not 2 <= self.rows <= MOST_ROWS:
             raise ValueError(f"rows must be in [2, {MOST_ROWS}], got {self.rows}")
+        above(self, 0, "ridge")
+        at_least(self, 0, "noise")
 
 
 def _too_large(facts: Facts, hp: NtkForgettingHparams) -> str | None:
     """The Jacobian's size; the network is only laid out, on no device."""
-    model = laid_out(facts)
-    if model is None:
+    if (model := laid_out(facts)) is None:
         return None
     moved: nn.Module = model if hp.layers == "all" else model.head  # type: ignore[assignment]
     count = sum(p.numel() for p in moved.parameters())
-    if 4 * count * hp.rows <= MOST_BYTES:
-        return None
-    return f"the Jacobian of {count} weights and {hp.rows} rows exceeds 4 GiB; set layers: head or fewer rows"
+    return (
+        None
+        if 4 * count * hp.rows <= MOST_BYTES
+        else f"the Jacobian of {count} weights and {hp.rows} rows exceeds 4 GiB; set layers: head or fewer rows"
+    )
 
 
 @METHODS.register(
@@ -92,16 +95,14 @@ def ntk_forgetting(task: UnlearningTask, hp: NtkForgettingHparams) -> nn.Module:
 
     J are the gradients of the logits at the original model, e = softmax - onehot, n the samples of S; s is the
     notebook's "trapezium" rule, which needs the initial weights that the own training keeps. The buffers of batch norm
-    are read and stay. The kernel J J^T is shared by all settings. Reports ``trapezium`` (s without ``scale``) and
-    ``samples``. Cost: 1 forward and K backward passes per linearised sample, the kernel's product in equivalents (the
-    solution of its system, of the order of rows^3 operations, is not counted), then two passes each.
+    are read and stay. The kernel J J^T is shared by all settings. Reports ``trapezium`` (s, unscaled), ``samples``.
+    Cost: 1 forward and K backward passes per linearised sample, the kernel's product in equivalents (solving with it,
+    about rows^3 operations, is not counted), then two passes each. Memory: J, 4 GiB at most, else it is skipped.
 
     Deviations:
-        - at most ``rows`` = 2,000 rows (samples x classes) are linearised, D_f and D_r thinned alike; the paper takes
-          all of a data set of 500 images.
-        - the original is trained from a random start, with weight decay toward it; the paper starts from a pre-trained
-          network and decays toward that.
-        - batch norm is trained as the recipe says and frozen for the Jacobian; the notebook disables it throughout.
+        - at most ``rows`` rows (samples x classes) are linearised, D_f and D_r thinned alike; the paper takes all 500.
+        - the original is trained from a random start, with decay toward it; the paper's start is a pre-trained network.
+        - batch norm is trained by the recipe and frozen for the Jacobian; the notebook disables it throughout.
         - ``ridge`` and ``scale`` are searched; the notebook takes 1 for both.
     """
     model = task.model
@@ -110,9 +111,8 @@ def ntk_forgetting(task: UnlearningTask, hp: NtkForgettingHparams) -> nn.Module:
     start = _vector(initial_weights(task, "ntk_forgetting"), names)
     found = _linearised(task, hp, names)
     forget, retain = task.forget.subset(found["forget"]), task.retain.subset(found["retain"])
-    (x_f, _), (x_r, _) = forget.tensors(), retain.tensors()
-    gram, errors, decay = found["kernel"], found["errors"], hp.ridge * float(task.artefacts["weight_decay"])
-    first = len(forget) * task.num_classes  # rows of D_f, then those of D_r
+    (x_f, _), (x_r, _), decay = forget.tensors(), retain.tensors(), hp.ridge * float(task.artefacts["weight_decay"])
+    gram, errors, first = found["kernel"], found["errors"], len(forget) * task.num_classes  # D_f's rows, then D_r's
     whole = dual(gram, errors, len(forget) + len(retain), decay)
     part = dual(gram[first:, first:], errors[first:], len(retain), decay)
     w_r = -pullback(model, x_r, part, names)

@@ -60,5 +60,5 @@ def test_cost(curvature: str, labels: str, backward: int) -> None:
 
 
 def test_refused_settings() -> None:
-    with pytest.raises(Exception, match="must be positive"):
+    with pytest.raises(Exception, match="must be above 0"):
         run_method("influence", damping=0.0)
