@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from raybench.passes import track_in_place_of
+
 
 class CosineHead(nn.Linear):
     """A head without bias whose logits are ``scale`` times the cosine of features [n, d] and class weights [K, d]."""
@@ -23,7 +25,8 @@ def with_cosine_head(model: nn.Module, scale: float) -> nn.Module:
     """``model`` with a new cosine head in place of its linear one (weights from the global generator)."""
     old = model.head
     assert isinstance(old, nn.Linear)
-    model.head = CosineHead(old.in_features, old.out_features, scale).to(old.weight.device)
+    new = CosineHead(old.in_features, old.out_features, scale).to(old.weight.device)
+    model.head = track_in_place_of(old, new)
     return model
 
 

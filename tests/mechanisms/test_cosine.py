@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from raybench.mechanisms.cosine import CosineHead, low_resolution_codes, margin_softmax, with_cosine_head
+from raybench.passes import PassCounter
 from raybench.registry import MODELS
 
 
@@ -36,6 +37,14 @@ def test_the_head_replaces_the_linear_one() -> None:
     assert float(logits.abs().max()) <= 30.0
     torch.testing.assert_close(model.head(model.features(x)).detach(), logits)
     assert "head.bias" not in model.state_dict()
+
+
+def test_passes_through_the_new_head_are_counted_where_those_of_the_old_one_were() -> None:
+    model = MODELS["mlp"].fn(10, (1, 28, 28), hidden=())
+    counter = PassCounter(model, (1, 28, 28))
+    with_cosine_head(counter.track(model), 30.0)(torch.randn(5, 1, 28, 28)).sum().backward()
+    assert counter.forward == pytest.approx(5.0)
+    assert counter.backward == pytest.approx(5.0)
 
 
 def test_codes_come_again_from_their_seed_and_are_coarse() -> None:
