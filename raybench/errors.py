@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MOST_NAMES = 30  # in a message, which is one line
+
 
 class UserError(Exception):
     """Bad input. The message states the rule, the value that broke it, and the way out, in one line."""
@@ -19,12 +21,15 @@ class MetricUnavailable(Exception):
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """The known names that look most like ``name``, best first (empty when nothing is close)."""
-    return difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
+    close = difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
+    likeness = [difflib.SequenceMatcher(None, other, name).ratio() for other in close]
+    return [other for other, ratio in zip(close, likeness, strict=True) if ratio >= likeness[0] - 0.2]
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that nothing is registered under, with the nearest matches."""
     names = sorted(known)
     close = nearest(name, names)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names) or 'none'}"
+    shown = names if len(names) <= MOST_NAMES else [*names[:MOST_NAMES], f"and {len(names) - MOST_NAMES} more"]
+    hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(shown) or 'none'}"
     return UserError(f"{kind} must be a registered name, got {name!r}; {hint}")

@@ -38,6 +38,13 @@ class Net(nn.Module):
         return out
 
 
+class ToyBench(Bench):
+    """Its architecture is in no registry."""
+
+    def build(self) -> nn.Module:
+        return Net()
+
+
 def bench_of(labels: Tensor, forget_classes: tuple[int, ...], codes: bool = False) -> Bench:
     """Random images with these labels; ``codes`` hands the (normalised) images over as codes as well."""
     draw = torch.Generator().manual_seed(3)
@@ -48,7 +55,7 @@ def bench_of(labels: Tensor, forget_classes: tuple[int, ...], codes: bool = Fals
     splits = {name: Split(images, labels, where.nonzero().flatten(), pixels) for name, where in parts.items()}
     artefacts = {"codes": pixels.normalise(images)} if codes else {}
     facts = Facts("toy", "toy", 4, SHAPE, forget_classes, "class", "mnemonic" if codes else "standard")
-    return Bench(Trained(Net(), artefacts), splits, facts, pixels, ())
+    return ToyBench(Trained(Net(), artefacts), splits, facts, pixels, ())
 
 
 @pytest.mark.parametrize("forget_classes", [(1,), (0, 2)])
