@@ -33,6 +33,8 @@ from raybench.seeding import derive_seed, numpy_generator
 
 SCIENTIFIC = "scientific"
 NUISANCE = "nuisance"
+# Fields that mean the same in every class that has them: below this, no run makes sense.
+LEAST = {"lr": 0.0, "epochs": 0, "batch_size": 1, "momentum": 0.0, "weight_decay": 0.0}
 T = TypeVar("T")
 Space = dict[str, BaseDistribution]
 
@@ -122,7 +124,11 @@ def resolve(cls: type[T], values: Mapping[str, Any], owner: str) -> T:
             raise unknown(f"parameter of {owner}", name, hints)
         checked[name] = _convert(value, hints[name], f"{owner}.{name}")
     try:
-        return cls(**checked)
+        made = cls(**checked)
+        for name, low in LEAST.items():
+            if isinstance(getattr(made, name, None), int | float):
+                at_least(made, low, name)
+        return made
     except (ValueError, TypeError) as error:
         said = str(error)
         raise UserError(said if said.startswith(owner) else f"{owner}: {said}") from error

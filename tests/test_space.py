@@ -15,6 +15,7 @@ from optuna.trial import TrialState, create_trial
 from scipy.stats import qmc
 
 from raybench.errors import UserError
+from raybench.registry import METHODS
 from raybench.seeding import derive_seed
 from raybench.space import (
     NUISANCE,
@@ -258,3 +259,9 @@ def test_random_integers_are_uniform() -> None:
 def test_unknown_sampler() -> None:
     with pytest.raises(UserError, match="did you mean random"):
         sampled_point("randm", SPACE, 0, 1, 0)
+
+
+@pytest.mark.parametrize(("field", "value"), [("lr", -0.1), ("epochs", -1), ("batch_size", 0), ("momentum", -1.0)])
+def test_what_makes_no_sense_in_any_method_is_refused_with_the_spec(field: str, value: float) -> None:
+    with pytest.raises(UserError, match=f"finetune: {field} must be at least .*, got {value}"):
+        resolve(METHODS["finetune"].hparams, {field: value}, "finetune")
