@@ -42,6 +42,14 @@ class Dampening(Importances, Protocol):
     def dampening(self) -> float: ...
 
 
+def check_settings(hp: Dampening) -> None:
+    """``ValueError`` in one line for a negative alpha or lambda, and for empty batches."""
+    if not (hp.alpha >= 0.0 and hp.dampening >= 0.0):
+        raise ValueError(f"alpha and dampening must not be negative, got {hp.alpha} and {hp.dampening}")
+    if hp.batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {hp.batch_size}")
+
+
 def dampen_forget_set(task: UnlearningTask, hp: Dampening, loss: LossFunction, power: Power) -> nn.Module:
     """Dampen ``task.model`` by the importances of D_f against those of D = D_f and D_r.
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from optuna.distributions import FloatDistribution
 from torch import nn
 
-from raybench.mechanisms.dampening import dampen_forget_set
+from raybench.mechanisms.dampening import check_settings, dampen_forget_set
 from raybench.registry import FORGET, METHODS, RETAIN
 from raybench.space import scientific
 from raybench.task import UnlearningTask
@@ -34,10 +34,7 @@ class SsdHparams:
     it. Batches of one class each bring the bound N / N_f back, so that the same alpha forgets far less."""
 
     def __post_init__(self) -> None:
-        if not (self.alpha >= 0.0 and self.dampening >= 0.0):
-            raise ValueError(f"alpha and dampening must not be negative, got {self.alpha} and {self.dampening}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        check_settings(self)
 
 
 @METHODS.register(
