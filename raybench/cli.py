@@ -223,8 +223,9 @@ def _figures(arguments: argparse.Namespace) -> int:
 def _tell(outcome: Any) -> int:
     """The table, what went wrong, and where everything is."""
     from raybench.leaderboard.query import load_leaderboard, render
+    from raybench.leaderboard.render import wants_colour
 
-    print(render(load_leaderboard(outcome.results), "table"))
+    print(render(load_leaderboard(outcome.results), "table", colour=wants_colour(sys.stdout)))
     return _counts(outcome)
 
 
@@ -249,9 +250,11 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 def _leaderboard(arguments: argparse.Namespace) -> int:
     from raybench.leaderboard.query import load_leaderboard, render
+    from raybench.leaderboard.render import wants_colour
 
     frame = load_leaderboard(arguments.results)
-    print(render(frame, arguments.format, by=arguments.by, model=arguments.model, pareto=arguments.pareto))
+    chosen = {"by": arguments.by, "model": arguments.model, "pareto": arguments.pareto}
+    print(render(frame, arguments.format, **chosen, colour=wants_colour(sys.stdout)))
     return 0
 
 

@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raybench.errors import UserError, unknown
+from raybench.leaderboard.cells import gates_hold
 from raybench.leaderboard.folder import Folder
-from raybench.leaderboard.render import gates_hold, render
+from raybench.leaderboard.render import render
 from raybench.leaderboard.schema import (
     BOOL,
     INT,

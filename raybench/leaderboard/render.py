@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+import os
+from collections.abc import Sequence
+from typing import IO, Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from raybench.errors import unknown
+from raybench.leaderboard.cells import GROUP, Cells, cells, gates_hold, mask, shown_metrics
 
 FORMATS = ("table", "csv", "markdown", "latex", "json")
-_GROUP = ["dataset", "model", "scenario"]
 _BY = ("dataset", "model", "scenario", "method", "variant", "kind", "device_type", "status")
-_FIRST = ("distance", "retain_accuracy", "forget_accuracy", "test_accuracy")
-_SHOWN_METRICS = 4  # what fits a terminal; csv and json have them all
+_WORDS = (*GROUP, "method", "variant", "status")  # columns of text, which LaTeX sets from the left
 _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "\\": r"\textbackslash{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
     "±": r"$\pm$",
     "≈": r"$\approx$",
 }
+_BOLD, _DIM, _GREEN, _RED, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[32m", "\x1b[31m", "\x1b[0m"
 
 
 def render(
@@ -35,17 +37,20 @@ def render(
     pareto: bool = False,
     gated: bool = False,
     metrics: Sequence[str] | None = None,
+    colour: bool = False,
 ) -> str:
     """The leaderboard as text.
 
     Args:
         leaderboard: as ``load_leaderboard`` gives it; units and directions come from its ``attrs["metrics"]``.
-        format: table, csv, markdown, latex (booktabs, best in bold) or json (a list of objects).
+        format: table, csv, markdown, latex (booktabs, best in bold) or json (a list of objects that
+            ``leaderboard.schema.json`` describes).
         by: column that groups and comes first, such as scenario.
         model: only this model.
         pareto: only the lines on the front.
         gated: also lines that fail a sanity gate.
         metrics: metrics to show (default: distance and the next five); csv and json always hold all columns.
+        colour: the table with escape codes for a terminal (see ``wants_colour``).
 
     Within a group the lines are sorted by distance. Bad arguments raise ``UserError``.
     """
@@ -59,11 +64,11 @@ def render(
             raise unknown("model", model, set(frame["model"]))
         frame = frame[frame["model"] == model]
     if pareto:
-        frame = frame[_mask(value is True for value in frame["on_pareto_front"])]
-    hidden = frame[_mask(not gates_hold(text) for text in frame["gates"])]
+        frame = frame[mask(value is True for value in frame["on_pareto_front"])]
+    hidden = frame[mask(not gates_hold(text) for text in frame["gates"])]
     if not gated:
         frame = frame.drop(hidden.index)
-    keys = list(dict.fromkeys(([by] if by else []) + _GROUP))
+    keys = list(dict.fromkeys(([by] if by else []) + GROUP))
     sort = [*keys, *(["distance"] if "distance" in frame else []), "method", "variant"]
     frame = frame.sort_values(list(dict.fromkeys(sort)), na_position="last", kind="stable")
     if format == "csv":
@@ -71,18 +76,20 @@ def render(
     if format == "json":
         return json.dumps(_records(frame), indent=2, allow_nan=False)
     info: dict[str, dict[str, str]] = leaderboard.attrs.get("metrics", {})
-    shown = _shown(frame, info, metrics)
-    header, rows, bold = _cells(frame, keys, shown, info)
-    notes = _notes(frame, [m for m in info if m not in shown], 0 if gated else len(hidden))
+    shown = shown_metrics(frame, info, metrics)
+    table = cells(frame, keys, shown, info)
+    grouped = len(keys) if by is None else 0
     if format == "latex":
-        return _latex(header, rows, bold)
+        return _latex(table, grouped)
+    notes = _notes(frame, [m for m in info if m not in shown], 0 if gated else len(hidden))
     if format == "markdown":
-        return _markdown(header, rows, notes)
-    return _plain(header, rows, notes, len(keys) if by is None else 0)
+        return _markdown(table.header, table.rows, notes)
+    return _plain(table, notes, grouped, colour)
 
 
-def _mask(holds: Iterable[bool]) -> NDArray[np.bool_]:
-    return np.array(list(holds), dtype=np.bool_)  # a plain list would name columns when it is empty
+def wants_colour(stream: IO[str]) -> bool:
+    """Whether escape codes belong on a stream: only on a terminal, and not where NO_COLOR is set (no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -103,87 +110,10 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return records
 
 
-def _shown(frame: pd.DataFrame, info: dict[str, dict[str, str]], wanted: Sequence[str] | None) -> list[str]:
-    if wanted is not None:
-        for name in wanted:
-            if f"{name}_lo" not in frame:
-                raise unknown("metric", name, info)
-        return list(wanted)
-    filled = [name for name in info if name in frame and frame[name].notna().any()]
-    first = [name for name in _FIRST if name in filled]
-    return (first + [name for name in filled if name not in first])[:_SHOWN_METRICS]
-
-
-def _cells(
-    frame: pd.DataFrame, keys: list[str], shown: list[str], info: dict[str, dict[str, str]]
-) -> tuple[list[str], list[list[str]], set[tuple[int, int]]]:
-    """Header, rows, and the (row, column) of the best value of each metric among the ok methods of a problem."""
-    front = keys + [c for c in ("method", "variant") if c not in keys and (c == "method" or (frame[c] != "").any())]
-    columns: list[tuple[str, Callable[[dict[str, Any]], str]]] = [(c, _word(c)) for c in front]
-    columns.append(("rank", lambda r: "" if pd.isna(r["rank_group"]) else str(int(r["rank_group"]))))
-    columns.append(("front", lambda r: "*" if r["on_pareto_front"] is True else ""))
-    first_metric = len(columns)
-    for name in shown:
-        unit = info.get(name, {}).get("unit", "")
-        columns.append(
-            (f"{name} %" if unit == "fraction" else name, _interval(name, 100.0 if unit == "fraction" else 1.0))
-        )
-    columns.append(("unlearn s", _interval("unlearn_s", 1.0)))
-    columns.append(("speedup", lambda r: "" if pd.isna(r["speedup"]) else f"{r['speedup']:.3g}x"))
-    columns.append(("tuning s", lambda r: "" if pd.isna(r["tuning_s"]) else f"{r['tuning_s']:.3g}"))
-    columns.append(("n", lambda r: str(int(r["n"]))))
-    columns.append(("status", _status))
-    records: list[dict[str, Any]] = [{str(k): v for k, v in r.items()} for r in frame.to_dict("records")]
-    rows = [[cell(record) for _, cell in columns] for record in records]
-    bold: set[tuple[int, int]] = set()
-    problems: dict[tuple[str, ...], list[int]] = {}
-    for i, record in enumerate(records):
-        if record["kind"] == "method" and record["status"] == "ok":
-            problems.setdefault(tuple(record[c] for c in _GROUP), []).append(i)
-    for at in problems.values():
-        for j, name in enumerate(shown):
-            scores = {i: _badness(records[i], name, info) for i in at}
-            known = [score for score in scores.values() if math.isfinite(score)]
-            bold |= {(i, first_metric + j) for i, score in scores.items() if known and score == min(known)}
-    return [title for title, _ in columns], rows, bold
-
-
-def _badness(record: dict[str, Any], name: str, info: dict[str, dict[str, str]]) -> float:
-    direction = info.get(name, {}).get("direction", "lower")
-    if direction == "match_retrained":
-        return abs(float(record[f"{name}_gap"]))
-    return -float(record[name]) if direction == "higher" else float(record[name])
-
-
-def _word(column: str) -> Callable[[dict[str, Any]], str]:
-    return lambda record: "" if pd.isna(record[column]) else str(record[column])
-
-
-def _interval(name: str, scale: float) -> Callable[[dict[str, Any]], str]:
-    def cell(record: dict[str, Any]) -> str:
-        value, hi = record[name], record[f"{name}_hi"]
-        if pd.isna(value):
-            return ""
-        half = math.nan if pd.isna(hi) else (hi - value) * scale
-        if scale == 100.0:
-            return f"{value * scale:.1f}" + ("" if math.isnan(half) else f" ± {half:.1f}")
-        digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 2
-        digits = min(digits, 6)
-        return f"{value:.{digits}f}" + ("" if math.isnan(half) else f" ± {half:.{digits}f}")
-
-    return cell
-
-
-def _status(record: dict[str, Any]) -> str:
-    counts = json.loads(record["status_counts"])
-    worst, total = record["status"], sum(counts.values())
-    return worst if counts.get(worst) == total else f"{worst} {counts.get(worst, 0)}/{total}"
-
-
 def _notes(frame: pd.DataFrame, more: list[str], gated: int) -> list[str]:
     notes = []
-    unresolved = frame[_mask(value is True for value in frame["unresolved"])]
-    for key in unresolved[_GROUP].drop_duplicates().itertuples(index=False):
+    unresolved = frame[mask(value is True for value in frame["unresolved"])]
+    for key in unresolved[GROUP].drop_duplicates().itertuples(index=False):
         notes.append(f"unresolved, not ranked: {' / '.join(key)} (doing nothing is within the gold-vs-gold floor)")
     if gated:
         notes.append(
@@ -191,7 +121,7 @@ def _notes(frame: pd.DataFrame, more: list[str], gated: int) -> list[str]:
             if gated == 1
             else f"{gated} lines that fail a sanity gate are hidden"
         )
-    skipped = frame[_mask(value == "skipped" for value in frame["status"])]
+    skipped = frame[mask(value == "skipped" for value in frame["status"])]
     for reason, lines in skipped.groupby("reason", sort=True):
         where = ", ".join(dict.fromkeys(f"{m} on {c}/{s}" for m, c, s in lines[["method", "model", "scenario"]].values))
         notes.append(f"skipped: {where}: {reason}")
@@ -200,22 +130,45 @@ def _notes(frame: pd.DataFrame, more: list[str], gated: int) -> list[str]:
     return notes
 
 
-def _plain(header: list[str], rows: list[list[str]], notes: list[str], grouped: int) -> str:
+def _plain(table: Cells, notes: list[str], grouped: int, colour: bool) -> str:
     """Aligned columns. The first ``grouped`` ones stand once as a heading over their lines."""
-    short = [cell.replace("_accuracy", "") for cell in header[grouped:]]
-    widths = [max(len(text) for text in column) for column in zip(short, *(r[grouped:] for r in rows), strict=True)]
+    short = [cell.replace("_accuracy", "") for cell in table.header[grouped:]]
+    columns = zip(short, *(r[grouped:] for r in table.rows), strict=True)
+    widths = [max(len(text) for text in column) for column in columns]
 
-    def line(cells: list[str]) -> str:
-        return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+    def line(cells: Sequence[str], styles: Sequence[str] = ()) -> str:
+        padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
+        if not colour or not styles:
+            return "  ".join(padded).rstrip()
+        return "  ".join(_styled(text, style) for text, style in zip(padded, styles, strict=True)).rstrip()
 
-    text = [] if grouped else [line(short), line(["-" * width for width in widths])]
+    rule = line(["-" * width for width in widths])
+    text = [] if grouped else [line(short), rule]
     heading: list[str] = []
-    for row in rows:
+    for i, row in enumerate(table.rows):
         if row[:grouped] != heading:
             heading = row[:grouped]
-            text += ["", " / ".join(heading), line(short), line(["-" * width for width in widths])]
-        text.append(line(row[grouped:]))
+            title = " / ".join(heading)
+            text += ["", _styled(title, _BOLD) if colour else title, line(short), rule]
+        text.append(line(row[grouped:], [_style(table, i, j) for j in range(grouped, len(row))]))
     return "\n".join(text + (["", *notes] if notes else [])).lstrip("\n") + "\n"
+
+
+def _style(table: Cells, i: int, j: int) -> str:
+    record, title = table.records[i], table.header[j]
+    if title == "status" and record["status"] != "ok":
+        return _DIM if record["status"] == "skipped" else _RED
+    if (i, j) in table.best:
+        return _BOLD
+    if title in ("front", "method") and record["on_pareto_front"] is True:
+        return _GREEN
+    return _DIM if record["kind"] == "reference" else ""
+
+
+def _styled(text: str, style: str) -> str:
+    """Codes around the words alone, so that trailing blanks can be cut off."""
+    bare = text.rstrip()
+    return f"{style}{bare}{_PLAIN}{text[len(bare) :]}" if style and bare else text
 
 
 def _markdown(header: list[str], rows: list[list[str]], notes: list[str]) -> str:
@@ -224,18 +177,27 @@ def _markdown(header: list[str], rows: list[list[str]], notes: list[str]) -> str
     return "\n".join(text + ([""] + [f"{note}  " for note in notes] if notes else [])) + "\n"
 
 
-def _latex(header: list[str], rows: list[list[str]], bold: set[tuple[int, int]]) -> str:
+def _latex(table: Cells, grouped: int) -> str:
+    """A tabular for the packages booktabs alone. The first ``grouped`` columns stand once over their lines."""
+
     def escape(text: str) -> str:
         return "".join(_LATEX.get(c, c) for c in text)
 
-    body = []
-    for i, row in enumerate(rows):
-        cells = [rf"\textbf{{{escape(cell)}}}" if (i, j) in bold else escape(cell) for j, cell in enumerate(row)]
-        body.append(" & ".join(cells) + r" \\")
-    top = [rf"\begin{{tabular}}{{{'l' * len(header)}}}", r"\toprule", " & ".join(map(escape, header)) + r" \\"]
+    header = table.header[grouped:]
+    body: list[str] = []
+    heading: list[str] = []
+    for i, row in enumerate(table.rows):
+        if row[:grouped] != heading:
+            heading = row[:grouped]
+            title = " / ".join(map(escape, heading))
+            body += [*([r"\midrule"] if body else []), rf"\multicolumn{{{len(header)}}}{{l}}{{\emph{{{title}}}}} \\"]
+        marked = [(escape(cell), (i, j + grouped) in table.best) for j, cell in enumerate(row[grouped:])]
+        body.append(" & ".join(rf"\textbf{{{cell}}}" if best else cell for cell, best in marked) + r" \\")
+    sides = "".join("l" if title in _WORDS else "r" for title in header)
+    top = [
+        "% Needs the package booktabs. Bold: the best; of the distance, all that a paired test does not tell from it.",
+        rf"\begin{{tabular}}{{{sides}}}",
+        r"\toprule",
+        " & ".join(map(escape, header)) + r" \\",
+    ]
     return "\n".join([*top, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]) + "\n"
-
-
-def gates_hold(text: Any) -> bool:
-    """Whether no gate of a line's JSON is broken (a gate that could not be judged is not)."""
-    return not isinstance(text, str) or all(holds is not False for holds in json.loads(text).values())

@@ -94,7 +94,7 @@ def test_markdown_has_one_row_per_line(board):
 
 def test_latex_escapes_and_sets_the_best_in_bold(board):
     text = render(board, "latex", model="lenet5")
-    assert text.startswith("\\begin{tabular}")
+    assert text.splitlines()[1].startswith("\\begin{tabular}")
     assert "\\toprule" in text
     assert "\\bottomrule" in text
     assert "far\\_one" in text
