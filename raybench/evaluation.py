@@ -52,6 +52,16 @@ def unpack(tensors: Mapping[str, Tensor]) -> Outputs:
     return Outputs({n: SplitOutputs(tensors[f"{n}.logits"], tensors[f"{n}.labels"]) for n in sorted(names)})
 
 
+def extras_of(original: Outputs, replaced: Iterable[str], final: bool) -> dict[str, float]:
+    """What metrics may know of the original model and of the request (``MetricContext.extras``): accuracies
+    ``original_<split>_accuracy``, in a search without the test set, and ``forget_<part>_replaced`` where the request
+    changed the labels or images of D_f."""
+    names = ("retain", "validation", "test") if final else ("retain", "validation")
+    right = {name: original[name].correct for name in names if original.has(name)}
+    extras = {f"original_{name}_accuracy": float(correct.double().mean()) for name, correct in right.items()}
+    return extras | {f"forget_{part}_replaced": 1.0 for part in replaced}
+
+
 class Probes(Protocol):
     """Who runs the metrics that need models and data (``raybench.probing``). Both raise ``MetricUnavailable``."""
 

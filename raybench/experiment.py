@@ -22,6 +22,8 @@ from raybench.stopping import check_stop
 from raybench.training import Recipe, make_recipe
 
 RULES = ("distance", "knee")
+# Objective of a search -> the metric it minimises beside sample passes, and what that looks at (``selected_on``).
+OBJECTIVES = {"distance": ("distance_validation", "retrained"), "retrained_free": ("retrained_free", "validation")}
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,16 @@ class SearchPlan:
     seeds: tuple[int, ...] = (0,)
     objective: str = "distance"
     select: tuple[str, ...] = ("distance",)
+
+    @property
+    def metric(self) -> str:
+        """The metric that the search minimises beside sample passes."""
+        return OBJECTIVES[self.objective][0]
+
+    @property
+    def selected_on(self) -> str:
+        """What the search's objective uses: ``retrained`` or ``validation``."""
+        return OBJECTIVES[self.objective][1]
 
 
 @dataclass(frozen=True)
@@ -104,7 +116,7 @@ def make_experiment(raw: Mapping[str, Any]) -> Experiment:
     metrics = tuple(spec.metrics) if spec.metrics is not None else _default_metrics()
     for metric in metrics:
         METRICS[metric]  # unknown names raise here
-    needed = ("distance", "distance_validation")
+    needed = ("distance", "distance_validation", OBJECTIVES[spec.search.objective][0])
     if spec.search.sampler not in SAMPLERS:
         raise unknown("search.sampler", spec.search.sampler, SAMPLERS)
     rules = tuple(spec.search.select)

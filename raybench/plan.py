@@ -112,12 +112,8 @@ class Plan:
         """The trials of one setting: one per search seed, at the first unlearn seed."""
         line = next(line for line in self.lines if line.search is not None and line.search.id == search.id)
         unlearn_seed = self.experiment.unlearn_seeds[0]
-        return [
-            Request(
-                self._trial(line, seed, unlearn_seed, SEARCH, point), {"selected_on": "retrained", "tuned_here": True}
-            )
-            for seed in search.plan.seeds
-        ]
+        context = {"selected_on": search.plan.selected_on, "tuned_here": True}
+        return [Request(self._trial(line, s, unlearn_seed, SEARCH, point), context) for s in search.plan.seeds]
 
     def _selected(self, line: Line, ledger: Ledger) -> Iterator[tuple[str, Mapping[str, Any], dict[str, Any]]]:
         """(rule, searched values, context) per selection rule; nothing while a search runs."""
@@ -129,11 +125,12 @@ class Plan:
         if len(settings) < line.search.plan.trials or any(s.values is None and not s.complete for s in settings):
             return
         rules = line.search.plan.select
-        floor = distance_floor(self._golds(line.cell), ledger)
+        golds = self._golds(line.cell) if line.search.plan.selected_on == "retrained" else []
+        floor = distance_floor(golds, ledger)
         for rule in rules:
             chosen, note = choose(settings, rule, floor)
             cost = tuning_cost(line.search, ledger)
-            context = {"selected_on": "retrained", "selected_by": note, "tuning_s": cost}
+            context = {"selected_on": line.search.plan.selected_on, "selected_by": note, "tuning_s": cost}
             yield rule, chosen.point, context
 
     def _golds(self, cell: ProblemSpec) -> list[str]:

@@ -27,7 +27,8 @@ from raybench.task import Facts
 @dataclass(frozen=True)
 class Problem:
     """Splits by name: ``train`` (all that the original sees), ``retain forget validation test`` and in class
-    scenarios ``validation_forgotten test_forgotten``. Digests identify what was trained on."""
+    scenarios ``validation_forgotten test_forgotten``. Digests identify what was trained on. ``replaced``: what the
+    request changed of D_f itself, ``labels`` or ``images``."""
 
     spec: ProblemSpec
     splits: Mapping[str, Split]
@@ -35,6 +36,7 @@ class Problem:
     pixels: Pixels
     train_digest: str
     retain_digest: str
+    replaced: tuple[str, ...] = ()
 
     def build(self) -> nn.Module:
         """A new network (weights from torch's global state: see ``seeding.seeded_globals``)."""
@@ -130,7 +132,8 @@ def make_problem(spec: ProblemSpec, raw: RawData, device: torch.device) -> Probl
     )
     train_digest = _digest(spec, train, request.labels, request.images)
     retain_digest = _digest(spec, train[~request.forget], *_kept(request))
-    return Problem(spec, parts, facts, pixels, train_digest, retain_digest)
+    replaced = tuple(part for part in ("labels", "images") if getattr(request, part) is not None)
+    return Problem(spec, parts, facts, pixels, train_digest, retain_digest, replaced)
 
 
 def _kept(request: Request) -> tuple[np.ndarray | None, np.ndarray | None]:

@@ -16,7 +16,7 @@ import yaml
 from raybench.board import Board
 from raybench.content_store import ContentStore
 from raybench.errors import UserError
-from raybench.experiment import Experiment, make_experiment
+from raybench.experiment import OBJECTIVES, Experiment, make_experiment
 from raybench.leaderboard.lock import DriverLock
 from raybench.leaderboard.query import write_leaderboard
 from raybench.leaderboard.schema import MetricInfo
@@ -30,13 +30,14 @@ from raybench.references import KIND as REFERENCES
 from raybench.registry import METRICS
 from raybench.selection import settings_of
 from raybench.serial import Executor, SerialExecutor
-from raybench.spec import PROTOCOL
+from raybench.spec import PROTOCOL, SEARCH
 from raybench.spec_file import apply_settings, read_spec
 from raybench.workshop import Settings
 
 NEEDED = (
     "trial_id", "attempt", "status", "reason", "phase", "dataset", "model", "scenario", "method", "variant",
-    "train_seed", "unlearn_seed", "unlearn_s", "retrain_s", "distance_validation", "retrain_share", "wall_s",
+    "train_seed", "unlearn_seed", "unlearn_s", "retrain_s", "retrain_share", "wall_s", "missing",
+    *(metric for metric, _ in OBJECTIVES.values()),
 )  # fmt: skip
 
 Redo = Callable[[ResultStore], Mapping[str, int]]
@@ -124,7 +125,9 @@ def prepare(
         git_commit=git_commit(),
     )
     _check_rows(rows, results)
-    return Prepared(experiment, plan, read_ledger(rows), results, store, settings, metrics)
+    ledger = read_ledger(rows)
+    _check_objective(ledger, experiment.search.metric, results)
+    return Prepared(experiment, plan, ledger, results, store, settings, metrics)
 
 
 def run(
@@ -307,6 +310,17 @@ def _check_rows(store: ResultStore, results: Path) -> None:
             f"a results folder must hold rows of one protocol version, got {', '.join(found)} in {results} and this "
             f"is {PROTOCOL}; give the new run another --results"
         )
+
+
+def _check_objective(ledger: Ledger, metric: str, results: Path) -> None:
+    """Two searches may share a trial: one that was run for another objective must have measured this one too."""
+    for row in ledger.rows.values():
+        known = row.get(metric) is not None or metric in json.loads(row.get("missing") or "{}")
+        if row["phase"] == SEARCH and row["status"] == "ok" and not known:
+            raise UserError(
+                f"a search that minimises {metric} needs search trials that measured it, got trial {row['trial_id']} "
+                f"without in {results}; give the new run another --results"
+            )
 
 
 def _new_metrics(store: ResultStore, wanted: Sequence[MetricInfo]) -> str:

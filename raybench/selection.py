@@ -7,15 +7,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from raybench.experiment import OBJECTIVES
 from raybench.ledger import Ledger, Row
 from raybench.rounds import Search
 
-OBJECTIVE = "distance_validation"
+DISTANCE = OBJECTIVES["distance"][0]
 
 
 @dataclass(frozen=True)
 class Tried:
-    """One setting of a search: its point, averaged (distance, passes) where every seed is ok, None otherwise.
+    """One setting of a search: its point, averaged (objective, passes) where every seed is ok, None otherwise.
     ``complete``: all its trials have rows."""
 
     round: int
@@ -36,15 +37,16 @@ def settings_of(search: Search, ledger: Ledger) -> Iterator[Tried]:
             ids = tuple(ledger.table[key][0] for key in keys)
             rows = [ledger.rows.get(trial_id) for trial_id in ids]
             point = ledger.table[keys[0]][1]
-            yield Tried(number, index, point, _objectives(rows), all(row is not None for row in rows), ids)
+            values = _objectives(rows, search.plan.metric)
+            yield Tried(number, index, point, values, all(row is not None for row in rows), ids)
 
 
-def _objectives(rows: Sequence[Row | None]) -> tuple[float, float] | None:
+def _objectives(rows: Sequence[Row | None], metric: str) -> tuple[float, float] | None:
     values = []
     for row in rows:
         if row is None or row["status"] != "ok":
             return None
-        distance, passes = row.get(OBJECTIVE), row.get("retrain_share")
+        distance, passes = row.get(metric), row.get("retrain_share")
         if distance is None or passes is None or not math.isfinite(distance) or not math.isfinite(passes):
             return None
         values.append((distance, passes))
@@ -54,8 +56,8 @@ def _objectives(rows: Sequence[Row | None]) -> tuple[float, float] | None:
 def choose(settings: Sequence[Tried], rule: str, floor: float) -> tuple[Tried, str]:
     """The setting a rule selects and what is said of it.
 
-    ``distance``: the smallest distance, those within the floor of it told apart by sample passes.
-    ``knee``: on the front of distance against passes, the setting nearest to the ideal corner (both axes scaled to
+    ``distance``: the smallest value of the objective, those within the floor of it told apart by sample passes.
+    ``knee``: on the front of objective against passes, the setting nearest to the ideal corner (both axes scaled to
     the front, so that hopeless settings have no say).
     Where no setting is usable it is the first one, and the note says so.
     """
@@ -86,16 +88,17 @@ def _beats(one: Tried, other: Tried) -> bool:
 
 def distance_floor(golds: Iterable[str], ledger: Ledger) -> float:
     """Mean gold-vs-gold distance (validation) over the rows ``golds`` (trial ids of the retrained models beside the
-    reference) that exist; 0 with one gold model."""
+    reference) that exist; 0 with one gold model, and without one: a retrained-free search has no floor."""
     rows = [ledger.rows[trial_id] for trial_id in golds if trial_id in ledger.rows]
-    found = [row[OBJECTIVE] for row in rows if row["status"] == "ok" and row.get(OBJECTIVE) is not None]
+    found = [row[DISTANCE] for row in rows if row["status"] == "ok" and row.get(DISTANCE) is not None]
     return sum(found) / len(found) if found else 0.0
 
 
 def tuning_cost(search: Search, ledger: Ledger) -> float:
-    """Charged seconds of all trials of a search, and of retraining on its seeds, since the objective used that."""
+    """Charged seconds of all trials of a search, and of retraining on its seeds where the objective used that."""
     ids = {trial_id for s in settings_of(search, ledger) for trial_id in s.trial_ids}
     rows = [ledger.rows[i] for i in ids if i in ledger.rows]
     seconds: float = sum(row["unlearn_s"] or 0.0 for row in rows if row.get("unlearn_s") is not None)
-    retrains = {row["train_seed"]: row["retrain_s"] for row in rows if row.get("retrain_s") is not None}
+    used = rows if search.plan.selected_on == "retrained" else []
+    retrains = {row["train_seed"]: row["retrain_s"] for row in used if row.get("retrain_s") is not None}
     return float(seconds + sum(retrains.values()))

@@ -69,7 +69,7 @@ class SearchItem(Strict):
     round_size: Whole = Field(default=4, ge=1, le=1_000)
     sampler: str = "tpe"
     train_seeds: Annotated[Literal["first", "all"] | list[Seed], BeforeValidator(_seed_choice)] = "first"
-    objective: Literal["distance"] = "distance"
+    objective: Literal["distance", "retrained_free"] = "distance"
     select: Annotated[list[str], BeforeValidator(_text_list)] = Field(default=["distance"], min_length=1)
 
 

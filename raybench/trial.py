@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from raybench.content_store import state_of
-from raybench.evaluation import measure, outputs_of, pack, splits_for
+from raybench.evaluation import extras_of, measure, outputs_of, pack, splits_for
 from raybench.observer import Observer
 from raybench.once import SharedOnce
 from raybench.outputs import MetricContext, Outputs
@@ -293,7 +293,7 @@ def _evaluate(run: _Run, outputs: Outputs, model: nn.Module | None, changed: boo
         held_out="test" if final else "validation",
         forget_classes=facts.forget_classes,
         evaluate_seed=settings.evaluate_seed,
-        extras=_extras(run) if final else {},
+        extras=extras_of(run.shop.references.outputs(run.problem, run.original), run.problem.replaced, final),
         oracles=(lambda: _oracles(run)) if final else tuple,
     )
     prober = Prober(model, run.original, run.retrained, run.problem, settings.evaluate_seed, run.shop.probed)
@@ -315,12 +315,6 @@ def _oracles(run: _Run) -> list[Outputs]:
     references, own = run.shop.references, run.spec.unlearn_seed if run.spec.method == "retrain" else None
     wanted = (index for index in range(1, run.shop.settings.oracles + 1) if index != own)
     return [references.outputs(run.problem, references.retrained(run.problem, index)) for index in wanted]
-
-
-def _extras(run: _Run) -> dict[str, float]:
-    """What metrics may need to know of the original model."""
-    original = run.shop.references.outputs(run.problem, run.original)
-    return {"original_test_accuracy": float(original["test"].correct.double().mean())} if original.has("test") else {}
 
 
 def _gates(run: _Run, outputs: Outputs, retrained: Outputs, changed: bool | None) -> dict[str, bool | None]:

@@ -152,3 +152,37 @@ def test_tuning_cost_is_all_trials_and_one_retraining_per_seed(searched: Any) ->
     # A setting that came twice is one trial.
     ledger.table[search.id, 0, 3, 0] = ledger.table[search.id, 0, 0, 0]
     assert tuning_cost(search, ledger) == 6 * 1.0 + 2 * 10.0
+
+
+def test_a_retrained_free_search_looks_at_its_own_objective_alone(make_spec: Any, plan_of: Any, fake_row: Any) -> None:
+    """The distances and the retrained models' spread say the opposite, and are not asked; retraining is not charged."""
+    search_item = {"trials": 3, "round_size": 3, "objective": "retrained_free"}
+    plan = plan_of(make_spec(methods=["finetune"], gold_seeds=2, search=search_item))
+    search, ledger = plan.searches()[0], Ledger()
+    for index in range(3):
+        point = {"lr": 0.01 * (index + 1), "epochs": 3 - index}
+        (request,) = plan.search_requests(search, point)
+        assert request.context["selected_on"] == "validation"
+        values = {"retrained_free": 0.1 * (index + 1), "distance_validation": 0.1 * (3 - index)}
+        ledger.rows[request.spec.trial_id] = fake_row(request) | values
+        ledger.table[search.id, 0, index, 0] = (request.spec.trial_id, point)
+    for request in plan.references():
+        ledger.rows[request.spec.trial_id] = fake_row(request) | {"distance_validation": 1.0}
+    assert [found.values[0] for found in settings_of(search, ledger) if found.values] == [0.1, 0.2, 0.1 * 3]
+    (final,) = plan.finals(ledger)
+    assert final.spec.hparams["lr"] == 0.01
+    assert (final.context["selected_on"], final.context["selected_by"]) == ("validation", "distance")
+    assert final.context["tuning_s"] == tuning_cost(search, ledger) == 3 * 1.0
+    assert plan.wanted(ledger).tuning_s[("digits(train_size=300)", "mlp(hidden=8)", "class(0)", "finetune", "")] == 3.0
+
+
+def test_the_objective_is_part_of_a_search(make_spec: Any, plan_of: Any) -> None:
+    one, other = (
+        plan_of(make_spec(search={"trials": 3, "round_size": 2, "objective": objective}))
+        for objective in ("distance", "retrained_free")
+    )
+    assert [s.id for s in one.searches()] != [s.id for s in other.searches()]
+    assert one.experiment.metrics[-1] == "distance_validation"
+    assert other.experiment.metrics[-1] == "retrained_free"
+    golds = [[r.spec.trial_id for r in plan.references() if r.spec.method == "retrain"] for plan in (one, other)]
+    assert golds[0] == golds[1] != []  # the leaderboard's gaps still come from retrained models

@@ -39,7 +39,8 @@ def context() -> Callable[..., MetricContext]:
     def make(forget_class: bool = False, **changes: object) -> MetricContext:
         classes = (CLASSES - 1,) if forget_class else ()
         oracles = [toy_outputs(seed, forget_class) for seed in (101, 102, 103)]
-        changes = {"extras": {"original_test_accuracy": 0.5}, "oracles": lambda: oracles} | changes
+        extras = {f"original_{split}_accuracy": 0.5 for split in ("retain", "validation", "test")}
+        changes = {"extras": extras, "oracles": lambda: oracles} | changes
         return MetricContext(num_classes=CLASSES, forget_classes=classes, **changes)  # type: ignore[arg-type]
 
     return make
