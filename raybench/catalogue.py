@@ -57,6 +57,8 @@ def _record(entry: Entry) -> dict[str, Any]:
         }
     elif isinstance(entry, ModelEntry | DatasetEntry):
         record["options"] = list(option_names(entry.fn))
+        if isinstance(entry, DatasetEntry):
+            record["recipe"] = dict(entry.recipe)
     else:
         record |= {"kind": getattr(entry, "kind", None), "params": _fields(getattr(entry, "params", object))}
     return record

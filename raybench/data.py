@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from raybench.streamed import Streamed
 
 Batch = tuple[Tensor, Tensor]  # normalised float images [n, c, h, w], int64 labels [n]
 
@@ -20,7 +25,9 @@ class RawData:
     """A dataset as its loader gives it: uint8 images [N, C, H, W], int64 labels [N], pixel statistics.
 
     ``mean`` and ``std`` are per channel, in units of [0, 1] pixels. ``augment`` names the augmentation that
-    the field trains this dataset with (a key of ``AUGMENTATIONS``).
+    the field trains this dataset with (a key of ``AUGMENTATIONS``). ``fine``: int64 [N] subclasses of the training
+    images, named ``fine_names``, where the labels are superclasses. Arrays may be memory-mapped; ``digests`` then has
+    the digest of each such array by its name, so that nothing reads all of it to know what it is.
     """
 
     name: str
@@ -33,6 +40,9 @@ class RawData:
     std: tuple[float, ...]
     augment: str = "none"
     class_names: tuple[str, ...] = ()
+    fine: np.ndarray | None = None
+    fine_names: tuple[str, ...] = ()
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -43,9 +53,13 @@ class RawData:
     def checksum(self) -> str:
         """Digest of every pixel and label, and of the normalisation."""
         digest = hashlib.sha256(repr((self.num_classes, self.mean, self.std, self.augment)).encode())
-        for array in (self.x_train, self.y_train, self.x_test, self.y_test):
+        for name in ("x_train", "y_train", "x_test", "y_test", "fine"):
+            array = getattr(self, name)
+            if array is None:
+                continue
             digest.update(repr((array.shape, str(array.dtype))).encode())
-            digest.update(np.ascontiguousarray(array).data)
+            known = self.digests.get(name)
+            digest.update(np.ascontiguousarray(array).data if known is None else known.encode())
         return digest.hexdigest()[:16]
 
 
@@ -95,9 +109,37 @@ def crop_flip(images: Tensor, generator: torch.Generator, padding: int = 4) -> T
     return picked.permute(0, 3, 1, 2).contiguous()
 
 
+def resized_crop_flip(images: Tensor, generator: torch.Generator) -> Tensor:
+    """A random part of each image, enlarged to the whole, and a random horizontal flip (uint8 in and out, or float).
+
+    As networks are trained on ImageNet (Szegedy et al. 2015, section 6): the part has 8 to 100 % of the area and an
+    aspect ratio of 3/4 to 4/3, uniform in its logarithm. A part that would stick out is cut to the image; the pixels
+    are interpolated bilinearly.
+    """
+    n, device = len(images), images.device
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(n, generator=generator, device=device)
+
+    area = uniform(*AREA)
+    ratio = uniform(math.log(ASPECT[0]), math.log(ASPECT[1])).exp()
+    width, height = (area * ratio).sqrt().clamp(max=1.0), (area / ratio).sqrt().clamp(max=1.0)
+    flip = torch.where(uniform(0.0, 1.0) < 0.5, -1.0, 1.0)
+    # grid_sample looks at [-1, 1]: a share s of the side may be centred anywhere in [s - 1, 1 - s].
+    theta = torch.zeros(n, 2, 3, device=device)
+    theta[:, 0, 0], theta[:, 0, 2] = width * flip, (1.0 - width) * uniform(-1.0, 1.0)
+    theta[:, 1, 1], theta[:, 1, 2] = height, (1.0 - height) * uniform(-1.0, 1.0)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    resized = F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
+    return resized.round_().clamp_(0, 255).to(torch.uint8) if images.dtype == torch.uint8 else resized
+
+
+AREA, ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)
 AUGMENTATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor] | None] = {
     "none": None,
     "crop_flip": crop_flip,
+    "crop_flip_12": functools.partial(crop_flip, padding=12),  # an eighth of 96 pixels, as 4 are of 32
+    "resized_crop_flip": resized_crop_flip,
 }
 
 
@@ -117,10 +159,12 @@ class Batches(Protocol):
 class Split:
     """A part of a dataset, resident on the device as uint8; batches are made there, no Python per sample.
 
+    Images above ``streamed.RESIDENT_BYTES`` stay on the host (``Streamed``) and go to the device batch by batch.
+
     ``tick`` (set by the harness) is called once per batch: the place where a time limit may stop a method.
     """
 
-    images: Tensor  # uint8 (or [0, 1] float) [N, C, H, W], shared with other splits, never written
+    images: Tensor | Streamed  # uint8 (or [0, 1] float) [N, C, H, W], shared with other splits, never written
     labels: Tensor  # int64 [N]
     index: Tensor  # int64 [n]: which rows of images and labels
     pixels: Pixels
@@ -196,9 +240,8 @@ class Split:
         """The same samples as tensors of their own: what is handed to a method holds no other sample, and nothing
         that is written there reaches other trials."""
         index = torch.arange(len(self), device=self.index.device)
-        return Split(
-            self.images[self.index], self.labels[self.index], index, self.pixels, self.augment, generator, tick
-        )
+        images = self.images.part(self.index) if isinstance(self.images, Streamed) else self.images[self.index]
+        return Split(images, self.labels[self.index], index, self.pixels, self.augment, generator, tick)
 
     def bound(self, generator: torch.Generator, tick: Callable[[], None] | None = None) -> Split:
         """The same samples drawing from another generator."""

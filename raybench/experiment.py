@@ -200,7 +200,7 @@ def _cells(spec: SpecFile) -> tuple[Cell, ...]:
     cells = []
     for problem in spec.problems:
         dataset = _choice(problem.dataset, DATASETS)
-        recipe = make_recipe({**spec.recipe, **problem.recipe})
+        recipe = make_recipe({**DATASETS[dataset.name].recipe, **spec.recipe, **problem.recipe})
         for model, scenario in itertools.product(problem.models, problem.scenarios):
             cells.append(Cell(dataset, _choice(model, MODELS), _scenario(scenario), recipe))
     keys = [(c.dataset.label, c.model.label, c.scenario.label) for c in cells]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import json
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -13,14 +14,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from raybench import streamed
 from raybench.data import Pixels, RawData, Request, Split
 from raybench.errors import UserError
 from raybench.registry import CLASS, DATASETS, MODELS, SCENARIOS
 from raybench.seeding import content_hash, numpy_generator
 from raybench.space import resolve
 from raybench.spec import Choice, ProblemSpec
+from raybench.streamed import Rows, Streamed
 from raybench.task import Facts
 
 
@@ -56,7 +59,9 @@ def build_model(choice: Choice, num_classes: int, input_shape: tuple[int, int, i
 
 @functools.lru_cache(maxsize=4)
 def _load(name: str, options: str, root: str | None, download: bool) -> tuple[RawData, str]:
-    raw: RawData = DATASETS[name].fn(Path(root) if root else None, download, **json.loads(options))
+    _, colon, path = name.partition(":")
+    family = {"family": path} if colon else {}
+    raw: RawData = DATASETS[name].fn(Path(root) if root else None, download, **family, **json.loads(options))
     return raw, raw.checksum()
 
 
@@ -80,7 +85,19 @@ def draw_request(spec: ProblemSpec, raw: RawData, train: np.ndarray) -> Request:
     entry = SCENARIOS[spec.scenario.name]
     params: Any = resolve(entry.params, spec.scenario.options, f"scenario {spec.scenario.name}")
     rng = numpy_generator("draw", spec.scenario.name, spec.draw_seed)
-    request: Request = entry.fn(raw.x_train[train], raw.y_train[train], raw.num_classes, params, rng)
+    large = raw.x_train.nbytes > streamed.RESIDENT_BYTES
+    images = Rows(raw.x_train, train) if large else raw.x_train[train]
+    more = {}
+    if "fine" in inspect.signature(entry.fn).parameters:
+        more["fine"] = None if raw.fine is None else raw.fine[train]
+        more["fine_names"] = raw.fine_names
+    request: Request = entry.fn(images, raw.y_train[train], raw.num_classes, params, rng, **more)
+    if large and request.images is not None:
+        raise UserError(
+            f"scenario {spec.scenario.label} changes images, so dataset {raw.name} must fit "
+            f"{streamed.RESIDENT_BYTES / 2**30:g} GiB, got {raw.x_train.nbytes / 2**30:.1f} GiB; "
+            "take a part of it (train_size) or smaller images (side)"
+        )
     if not 0 < request.forget.sum() < len(train):
         raise UserError(
             f"scenario {spec.scenario.label} must forget some and keep some of {len(train)} training samples, "
@@ -152,11 +169,16 @@ def _digest(spec: ProblemSpec, index: np.ndarray, labels: np.ndarray | None, ima
     return content_hash([spec.checksum, digest.hexdigest()])
 
 
-_RESIDENT: OrderedDict[tuple[str, str, str], torch.Tensor] = OrderedDict()  # images on a device, of a few datasets
+_RESIDENT: OrderedDict[tuple[str, str, str], Tensor] = OrderedDict()  # images on a device, of a few datasets
 
 
-def _resident(images: np.ndarray, device: torch.device, checksum: str | None, part: str) -> torch.Tensor:
-    """uint8 images on the device, shared by the problems of a dataset; never written: tasks get copies."""
+def _resident(images: np.ndarray, device: torch.device, checksum: str | None, part: str) -> Tensor | Streamed:
+    """uint8 images on the device, shared by the problems of a dataset; never written: tasks get copies.
+
+    Those above ``streamed.RESIDENT_BYTES`` stay where they are, and come to the device batch by batch.
+    """
+    if images.nbytes > streamed.RESIDENT_BYTES:
+        return Streamed(images, device)
     if checksum is None:
         return torch.tensor(images, dtype=torch.uint8).to(device)
     key = (checksum, str(device), part)

@@ -94,12 +94,23 @@ class ModelEntry(Entry):
 
 @dataclass(frozen=True)
 class DatasetEntry(Entry):
-    """``fn(root, download, **options) -> raybench.data.RawData``."""
+    """``fn(root, download, **options) -> raybench.data.RawData``.
+
+    ``recipe``: how the field trains on it, under what a spec's own ``recipe`` says. ``files``: it is made of image
+    files that are decoded at the first use, which takes time.
+    """
+
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    files: bool = False
 
 
 @dataclass(frozen=True)
 class ScenarioEntry(Entry):
-    """``fn(images, labels, num_classes, params, rng) -> raybench.data.Request``; ``params`` a dataclass type."""
+    """``fn(images, labels, num_classes, params, rng) -> raybench.data.Request``; ``params`` a dataclass type.
+
+    ``images`` may be ``raybench.streamed.Rows`` where they do not fit the memory. A function with the parameters
+    ``fine`` and ``fine_names`` gets the dataset's subclasses too (None and empty where it has none).
+    """
 
     params: type = NoParameters
     kind: str = SAMPLE

@@ -57,7 +57,7 @@ class ProblemSpec:
     def identity(self) -> dict[str, Any]:
         """What identifies the problem: of the dataset its content, not the path or the options it came by."""
         plain: dict[str, Any] = canonical(self)
-        return plain | {"dataset": self.dataset.name}
+        return plain | {"dataset": self.dataset.name.partition(":")[0]}  # npz:<path> is npz
 
     @cached_property
     def id(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -52,19 +53,28 @@ def limit(raw: RawData, train_size: int | None, test_size: int | None) -> RawDat
 
     Raises ``UserError`` for a size that is no integer, is below the number of classes, or is above the data.
     """
-    x_train, y_train = _part(raw, raw.x_train, raw.y_train, "train_size", train_size)
-    x_test, y_test = _part(raw, raw.x_test, raw.y_test, "test_size", test_size)
-    return dataclasses.replace(raw, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
+    train = keep(raw.name, raw.num_classes, raw.y_train, "train_size", train_size)
+    test = keep(raw.name, raw.num_classes, raw.y_test, "test_size", test_size)
+    taken: dict[str, Any] = {}
+    if train_size is not None:
+        taken |= {"x_train": raw.x_train[train], "y_train": raw.y_train[train]}
+        taken |= {"fine": None if raw.fine is None else raw.fine[train]}
+    if test_size is not None:
+        taken |= {"x_test": raw.x_test[test], "y_test": raw.y_test[test]}
+    return dataclasses.replace(raw, **taken, digests={k: v for k, v in raw.digests.items() if k not in taken})
 
 
-def _part(raw: RawData, x: np.ndarray, y: np.ndarray, option: str, size: int | None) -> tuple[np.ndarray, np.ndarray]:
+def keep(name: str, num_classes: int, labels: np.ndarray, option: str, size: int | None) -> np.ndarray:
+    """Ascending positions of the part of ``labels`` int [N] that ``option`` of dataset ``name`` asks for.
+
+    ``None`` keeps all. Raises ``UserError`` as ``limit`` does.
+    """
     if size is None:
-        return x, y
+        return np.arange(len(labels))
     whole = isinstance(size, int) and not isinstance(size, bool)
-    if not whole or not raw.num_classes <= size <= len(y):
+    if not whole or not num_classes <= size <= len(labels):
         raise UserError(
-            f"{option} of {raw.name} must be an integer from {raw.num_classes} (one per class) to {len(y)} "
+            f"{option} of {name} must be an integer from {num_classes} (one per class) to {len(labels)} "
             f"(all there are), got {size!r}; change it or leave it out"
         )
-    keep = stratified(y, size, raw.num_classes)
-    return x[keep], y[keep]
+    return stratified(labels, size, num_classes)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from raybench.data import AUGMENTATIONS, Pixels, RawData, Split, crop_flip
+from raybench.data import AUGMENTATIONS, Pixels, RawData, Split, crop_flip, resized_crop_flip
 
 
 @pytest.fixture(autouse=True)
@@ -174,8 +174,13 @@ def test_checksum_sees_every_part() -> None:
         make(augment="crop_flip"),
         make(num_classes=3),
         make(x_train=x.reshape(2, 1, 6, 4)),
+        make(fine=y),
+        make(fine=y[::-1]),
+        make(digests={"x_train": "known without reading"}),
     }
-    assert len(sums) == 10
+    assert len(sums) == 13
+    known = {"digests": {"x_train": "a"}}
+    assert make(**known) == make(**known, x_train=changed)  # what is known is not read
     assert RawData("t", x, y, x, y, 2, (0.5,), (0.5,)).input_shape == (1, 4, 6)
 
 
@@ -209,3 +214,34 @@ def test_positions_in_the_whole() -> None:
     whole = split.subset(split.index.argsort())
     part = whole.subset(torch.tensor([3, 0, 1]))
     assert part.positions_in(whole).tolist() == [3, 0, 1]
+
+
+def test_resized_crop_flip_shows_a_part_of_the_area_and_ratio_that_it_should() -> None:
+    """On ramps the share of each side that is shown is the slope, its sign the flip; float images have no rounding."""
+    side, n = 64, 400
+    ramp = (torch.arange(side) + 0.5) / side
+    images = torch.stack([ramp.expand(side, side), ramp[:, None].expand(side, side)]).repeat(n, 1, 1, 1)
+    found = resized_crop_flip(images, torch.Generator().manual_seed(4))
+    inner = found[:, :, 8:-8, 8:-8]  # outside, interpolation meets the border
+    along_x, along_y = inner[:, 0].diff(dim=2) * side, inner[:, 1].diff(dim=1) * side
+    width, height = along_x.mean(dim=(1, 2)), along_y.mean(dim=(1, 2))
+    torch.testing.assert_close(along_x, width.view(n, 1, 1).expand_as(along_x), atol=1e-3, rtol=0)
+    torch.testing.assert_close(along_y, height.view(n, 1, 1).expand_as(along_y), atol=1e-3, rtol=0)
+    assert 0.4 < (width < 0).float().mean() < 0.6
+    area, ratio = width.abs() * height, width.abs() / height
+    whole = (width.abs() > 0.999) | (height > 0.999)  # cut to the image
+    assert 0.08 - 1e-3 < area.min() < 0.12
+    assert area.max() > 0.9
+    assert ratio[~whole].min() > 0.749
+    assert ratio[~whole].max() < 1.334
+    assert found.min() >= 0.0
+    assert found.max() <= 1.0
+    middle = inner.mean(dim=(2, 3))
+    assert middle.std(dim=0).min() > 0.1  # and the part lies anywhere
+
+
+def test_resized_crop_flip_gives_bytes_for_bytes() -> None:
+    images = torch.full((5, 3, 8, 8), 77, dtype=torch.uint8)
+    found = resized_crop_flip(images, torch.Generator().manual_seed(0))
+    assert found.dtype == torch.uint8
+    assert torch.equal(found, images)

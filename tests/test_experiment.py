@@ -44,6 +44,12 @@ def test_cells_are_models_by_scenarios_with_their_recipe(make_spec: Any) -> None
     assert [(c.recipe.epochs, c.recipe.lr) for c in cells] == [(7, 0.01)] * 4 + [(3, 0.01)]
 
 
+def test_a_dataset_brings_a_recipe_that_the_spec_goes_over(make_spec: Any) -> None:
+    problems = [{"dataset": "svhn", "models": ["mlp"], "scenarios": ["class"], "recipe": {"lr": 0.3}}]
+    (cell,) = make_experiment(make_spec(problems=problems, recipe={"epochs": 4})).cells
+    assert (cell.recipe.epochs, cell.recipe.lr, cell.recipe.batch_size) == (4, 0.3, 128)
+
+
 def test_distance_is_always_measured_and_metrics_come_once(make_spec: Any) -> None:
     metrics = make_experiment(make_spec(metrics=["retain_accuracy", "retain_accuracy", "distance"])).metrics
     assert metrics == ("retain_accuracy", "distance", "distance_validation")

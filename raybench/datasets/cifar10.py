@@ -34,20 +34,26 @@ def cifar10(
     """
     from torchvision.datasets import CIFAR10  # slow to import, so only where it is used
 
-    if root is None:
-        raise UserError("dataset cifar10 must have a data folder, got none; pass --data DIR (and --download)")
-    folder = Path(root) / CIFAR10.base_folder
-    try:
-        train, test = (CIFAR10(str(root), train=part, download=download) for part in (True, False))
-    except (OSError, RuntimeError) as error:  # missing, wrong md5; no network or a read-only folder
-        raise UserError(
-            f"dataset cifar10 must have intact batches in {folder}, got {error}; "
-            "pass the folder above with --data DIR, or --download"
-        ) from error
-    raw = RawData("cifar10", *_arrays(train), *_arrays(test), 10, MEAN, STD, "crop_flip", tuple(train.classes))
+    train, test = parts(CIFAR10, "cifar10", root, download)
+    raw = RawData("cifar10", *arrays(train), *arrays(test), 10, MEAN, STD, "crop_flip", tuple(train.classes))
     return limit(raw, train_size, test_size)
 
 
-def _arrays(part: CIFAR10) -> tuple[np.ndarray, np.ndarray]:
+def parts(dataset: type[CIFAR10], name: str, root: Path | None, download: bool) -> tuple[CIFAR10, CIFAR10]:
+    """Training and test part of a torchvision dataset of the CIFAR family, md5 checked; else ``UserError``."""
+    if root is None:
+        raise UserError(f"dataset {name} must have a data folder, got none; pass --data DIR (and --download)")
+    folder = Path(root) / dataset.base_folder
+    try:
+        train, test = (dataset(str(root), train=part, download=download) for part in (True, False))
+    except (OSError, RuntimeError) as error:  # missing, wrong md5; no network or a read-only folder
+        raise UserError(
+            f"dataset {name} must have intact batches in {folder}, got {error}; "
+            "pass the folder above with --data DIR, or --download"
+        ) from error
+    return train, test
+
+
+def arrays(part: CIFAR10) -> tuple[np.ndarray, np.ndarray]:
     """uint8 [N, 3, 32, 32] and int64 [N] (torchvision keeps [N, 32, 32, 3] and a list)."""
     return np.ascontiguousarray(part.data.transpose(0, 3, 1, 2)), np.asarray(part.targets, dtype=np.int64)

@@ -10,6 +10,7 @@ import numpy as np
 
 from raybench.data import AUGMENTATIONS, RawData
 from raybench.errors import UserError
+from raybench.image_files import find_path, statistics_of
 from raybench.options import checked_options
 from raybench.registry import DATASETS
 from raybench.subset import limit
@@ -24,22 +25,26 @@ LAYOUTS = "[N, H, W], [N, C, H, W] or [N, H, W, C] with N >= 1, 1 to 4 channels 
 def npz(
     root: Path | None,
     download: bool = False,
+    family: str | None = None,
     *,
-    path: str,
+    path: str | None = None,
     augment: str = "none",
     train_size: int | None = None,
     test_size: int | None = None,
 ) -> RawData:
     """A local .npz file: uint8 images [N, H, W], [N, C, H, W] or [N, H, W, C], integer labels [N] from 0 to K-1.
 
-    ``path``: the file; a relative one is looked for in ``root`` first, then in the working directory.
+    ``npz:<path>``, or ``path``: the file; a relative one is looked for in ``root`` first, then in the working
+    directory.
     ``augment``: a key of ``raybench.data.AUGMENTATIONS``. ``train_size``, ``test_size``: a stratified part.
     Mean and standard deviation are those of the training pixels. Pickled objects are never loaded, other arrays
     in the file are left alone. Raises ``UserError`` for a file that breaks one of these rules.
     """
     if augment not in list(AUGMENTATIONS):
         raise UserError(f"augment of npz must be one of {', '.join(AUGMENTATIONS)}, got {augment!r}; change it")
-    file = _find(path, root)
+    file = find_path("npz", family, path, root)
+    if not file.is_file():
+        raise UserError(f"path of npz must be a file, got the folder {file}; for folders of images use imagefolder")
     arrays = _read(file)
     x_train, x_test = (_images(arrays[name], name, file) for name in ("x_train", "x_test"))
     y_train, y_test = (_labels(arrays[name], name, file) for name in ("y_train", "y_test"))
@@ -66,24 +71,8 @@ def npz(
 def pixel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and population standard deviation per channel of uint8 images [N, C, H, W], in units of [0, 1]:
     from the histogram of each channel, so no float copy of the images is made."""
-    grey = np.arange(256) / 255.0
-    mean, std = [], []
-    for channel in range(images.shape[1]):
-        share = np.bincount(images[:, channel].ravel(), minlength=256) / images[:, channel].size
-        centre = float(share @ grey)
-        mean.append(centre)
-        std.append(float(np.sqrt(share @ (grey - centre) ** 2)))
-    return tuple(mean), tuple(std)
-
-
-def _find(path: str, root: Path | None) -> Path:
-    given = Path(str(path)).expanduser()
-    places = [given] if root is None else [Path(root) / given, given]  # an absolute path wins over root
-    for place in places:
-        if place.is_file():
-            return place
-    tried = " or ".join(dict.fromkeys(str(place) for place in places))
-    raise UserError(f"path of npz must be a file, got nothing at {tried}; give an absolute path, or --data DIR")
+    counts = [np.bincount(images[:, channel].ravel(), minlength=256) for channel in range(images.shape[1])]
+    return statistics_of(np.stack(counts))
 
 
 def _read(file: Path) -> dict[str, np.ndarray]:

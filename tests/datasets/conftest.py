@@ -10,7 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from torchvision.datasets import MNIST, FashionMNIST
+from torchvision.datasets import KMNIST, MNIST, FashionMNIST
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An image cache of the test's own."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder / "raybench" / "images"
 
 
 @pytest.fixture
@@ -30,7 +38,7 @@ def idx_bytes(array: np.ndarray) -> bytes:
 
 @pytest.fixture
 def tiny_family(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, np.ndarray]]:
-    """Writes 20 + 10 random images as .gz files into a folder and lets torchvision's two classes expect them."""
+    """Writes 20 + 10 random images as .gz files into a folder and lets torchvision's classes expect them."""
 
     def write(folder: Path, seed: int = 0) -> dict[str, np.ndarray]:
         rng = np.random.default_rng(seed)
@@ -46,7 +54,7 @@ def tiny_family(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, np.n
                 (folder / name).write_bytes(content)
                 resources.append((name, hashlib.md5(content).hexdigest()))
                 arrays[name] = array
-        for family in (MNIST, FashionMNIST):
+        for family in (MNIST, FashionMNIST, KMNIST):
             monkeypatch.setattr(family, "resources", resources)
             monkeypatch.setattr(family, "mirrors", [f"{folder.as_uri()}/"])
         return arrays

@@ -11,6 +11,7 @@ from raybench.data import AUGMENTATIONS
 from raybench.errors import UserError
 from raybench.options import option_names
 from raybench.registry import DATASETS
+from raybench.training import make_recipe
 
 ENTRIES = list(DATASETS)
 
@@ -30,13 +31,34 @@ def test_unknown_option_names_the_nearest(entry):
         entry.fn(None, False, trainsize=10)
 
 
-def test_npz_needs_its_path():
-    with pytest.raises(UserError, match="npz must be given the option path, got none; add it as `path:"):
-        DATASETS["npz"].fn(None, False)
+@pytest.mark.parametrize("name", ["imagefolder", "npz"])
+def test_families_need_their_path(name):
+    with pytest.raises(UserError, match=rf"{name} must be given one path, got none; write {name}:PATH, or add"):
+        DATASETS[name].fn(None, False)
+    assert f"{name}:somewhere" in DATASETS
 
 
-def test_the_five():
-    assert {"cifar10", "digits", "fashion_mnist", "mnist", "npz"} <= set(DATASETS.names())
+def test_all_names_of_the_field():
+    small = {"digits", "mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100", "cifar20", "svhn", "stl10"}
+    large = {"tinyimagenet", "cub", "stanford_cars", "imagenet", "imagefolder", "npz"}
+    assert small | large <= set(DATASETS.names())
+
+
+@pytest.mark.parametrize(
+    "entry", [e for e in ENTRIES if e.name not in ("digits", "imagefolder", "npz")], ids=lambda entry: entry.name
+)
+def test_without_a_folder_or_in_an_empty_one(entry, tmp_path):
+    with pytest.raises(UserError, match=rf"dataset {entry.name} must have a data folder, got none; pass --data DIR"):
+        entry.fn(None, False)
+    with pytest.raises(UserError, match=rf"dataset {entry.name} must .*, got .*--data DIR") as caught:
+        entry.fn(tmp_path, False)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_default_recipe_is_one(entry):
+    make_recipe(entry.recipe)
 
 
 def test_digits_keeps_the_contract_without_any_file():

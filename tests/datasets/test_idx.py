@@ -1,4 +1,4 @@
-"""Both members of the MNIST family: every way their files can lie about."""
+"""All members of the MNIST family: every way their files can lie about."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from torchvision.datasets import MNIST, FashionMNIST
+from torchvision.datasets import KMNIST, MNIST, FashionMNIST
 
 from raybench.errors import UserError
 from raybench.idx import parse_idx
 from raybench.registry import DATASETS
 
-FAMILY = [("mnist", "MNIST", MNIST), ("fashion_mnist", "FashionMNIST", FashionMNIST)]
+FAMILY = [("mnist", "MNIST", MNIST), ("fashion_mnist", "FashionMNIST", FashionMNIST), ("kmnist", "KMNIST", KMNIST)]
 TRAIN, TRAIN_LABELS = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
 
 

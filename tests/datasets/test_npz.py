@@ -5,6 +5,8 @@ import pytest
 
 from raybench.datasets.npz import npz, pixel_statistics
 from raybench.errors import UserError
+from raybench.problem import load_data
+from raybench.spec import Choice
 
 N, M, K = 12, 6, 3
 
@@ -73,7 +75,7 @@ def test_relative_path_is_looked_for_in_root_then_here(saved, tmp_path, monkeypa
 def test_augment(saved):
     path = saved(arrays())
     assert npz(None, False, path=path, augment="crop_flip").augment == "crop_flip"
-    with pytest.raises(UserError, match="augment of npz must be one of none, crop_flip, got 'flip'"):
+    with pytest.raises(UserError, match=r"augment of npz must be one of none, crop_flip, .*, got 'flip'"):
         npz(None, False, path=path, augment="flip")
 
 
@@ -136,10 +138,22 @@ def test_bad_files(saved, content, message):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(
-        UserError, match=r"path of npz must be a file, got nothing at \S+/no.npz or no.npz; give an abs"
-    ):
+    with pytest.raises(UserError, match=r"path of npz must be there, got nothing at \S+/no.npz or no.npz; give an abs"):
         npz(tmp_path, False, path="no.npz")
+
+
+def test_prefix_family_is_the_same_data(saved, tmp_path):
+    path = saved(arrays())
+    one, other = load_data(Choice("npz", {"path": path}), None, False), load_data(Choice(f"npz:{path}"), None, False)
+    assert one[1] == other[1]
+    assert load_data(Choice("npz:mine.npz"), str(tmp_path), False)[1] == one[1]
+    with pytest.raises(UserError, match=r"npz must be given one path, got 'a' and 'b'; write npz:PATH, or add"):
+        npz(None, False, "a", path="b")
+
+
+def test_a_folder_is_no_npz_file(tmp_path):
+    with pytest.raises(UserError, match=r"path of npz must be a file, got the folder \S+; for folders of images use"):
+        npz(None, False, path=str(tmp_path))
 
 
 def test_not_an_npz_file(tmp_path):
