@@ -80,10 +80,12 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--format", choices=("table", "json"), default="table")
 
     board = commands.add_parser("leaderboard", help="show a leaderboard")
-    board.add_argument("results", help="a results folder")
+    board.add_argument("results", nargs="+", help="a results folder, or several in one leaderboard")
     board.add_argument("--model", help="only this model")
     board.add_argument("--by", choices=("dataset", "model", "scenario", "method"), help="group the lines by this")
     board.add_argument("--pareto", action="store_true", help="only the front of distance against time")
+    board.add_argument("--overall", action="store_true", help="methods ranked over problems (needs 10 or more)")
+    board.add_argument("--force-rank", action="store_true", help="rank lines with fewer than 3 train seeds too")
     board.add_argument("--format", choices=("table", "csv", "markdown", "latex", "json"), default="table")
 
     retry = commands.add_parser("retry", help="run failed trials once more")
@@ -249,10 +251,16 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _leaderboard(arguments: argparse.Namespace) -> int:
-    from raybench.leaderboard.query import load_leaderboard, render
+    from raybench.leaderboard.gathered import load_leaderboards
+    from raybench.leaderboard.query import render
     from raybench.leaderboard.render import wants_colour
 
-    frame = load_leaderboard(arguments.results)
+    frame = load_leaderboards(arguments.results, forced=arguments.force_rank)
+    if arguments.overall:
+        from raybench.leaderboard.overall import overall, render_overall
+
+        print(render_overall(overall(frame), arguments.format))
+        return 0
     chosen = {"by": arguments.by, "model": arguments.model, "pareto": arguments.pareto}
     print(render(frame, arguments.format, **chosen, colour=wants_colour(sys.stdout)))
     return 0

@@ -7,10 +7,12 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def canonical(value: Any) -> Any:
@@ -47,6 +49,8 @@ def derive_seed(*parts: Any) -> int:
 
 def torch_generator(*parts: Any, device: torch.device | str = "cpu") -> torch.Generator:
     """A torch generator seeded by ``derive_seed(*parts)``."""
+    import torch  # seconds when cold: who only reads a leaderboard does not pay
+
     return torch.Generator(device=device).manual_seed(derive_seed(*parts))
 
 
@@ -59,6 +63,8 @@ def numpy_generator(*parts: Any) -> np.random.Generator:
 def seeded_globals(seed: int) -> Iterator[None]:
     """Code that can only draw from torch's global state (weight initialisers, dropout) draws from ``seed``;
     the state is put back afterwards."""
+    import torch
+
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)

@@ -48,8 +48,8 @@ def cells(frame: pd.DataFrame, keys: Sequence[str], shown: Sequence[str], info: 
     """The rows of ``frame`` in its order: ``keys``, method, rank, front, the metrics ``shown``, costs, status."""
     front = [*keys, *(c for c in ("method", "variant") if c not in keys and (c == "method" or (frame[c] != "").any()))]
     columns: list[tuple[str, Callable[[Record], str]]] = [(c, _word(c)) for c in front]
-    columns.append(("rank", lambda r: "" if pd.isna(r["rank_group"]) else str(int(r["rank_group"]))))
-    columns.append(("front", lambda r: "*" if r["on_pareto_front"] is True else ""))
+    columns.append(("rank", _rank))
+    columns.append(("front", _front))
     first_metric = len(columns)
     for name in shown:
         unit = info.get(name, {}).get("unit", "")
@@ -122,6 +122,20 @@ def number(value: Any) -> float:
 
 def _word(column: str) -> Callable[[Record], str]:
     return lambda record: "" if pd.isna(record[column]) else str(record[column])
+
+
+def _rank(record: Record) -> str:
+    forced = " forced" if record.get("rank_forced") is True else ""
+    return "" if pd.isna(record["rank_group"]) else f"{int(record['rank_group'])}{forced}"
+
+
+def _front(record: Record) -> str:
+    """The star, and the probability of a place on the front where it says more: it is neither 0 nor 1."""
+    star = "*" if record["on_pareto_front"] is True else ""
+    chance = number(record.get("front_probability"))  # leaderboards of earlier versions have none
+    if math.isnan(chance) or f"{chance:.2f}" == ("1.00" if star else "0.00"):
+        return star
+    return f"{star} {chance:.2f}".strip()
 
 
 def _status(record: Record) -> str:

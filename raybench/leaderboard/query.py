@@ -17,26 +17,36 @@ import pyarrow.parquet as pq
 from raybench.errors import UserError, unknown
 from raybench.leaderboard.cells import gates_hold
 from raybench.leaderboard.folder import Folder
+from raybench.leaderboard.lines import (
+    AVERAGED,
+    gold_floors,
+    make_line,
+    metrics_with_retrained,
+    text_or_none,
+    values_by_seed,
+)
+from raybench.leaderboard.rank_statistics import front_probability
 from raybench.leaderboard.render import render
 from raybench.leaderboard.schema import (
     BOOL,
     INT,
     LINE,
     REAL,
-    STATUSES,
     TEXT,
     MetricInfo,
     check_version,
     describe,
     metrics_of,
 )
-from raybench.leaderboard.statistics import Interval, as_null, pareto_mask, rank_groups, t_interval
+from raybench.leaderboard.statistics import Interval, as_null, pareto_mask, rank_groups
 from raybench.leaderboard.store import ResultStore
 
 __all__ = [
     "build_leaderboard",
+    "frame_of",
     "leaderboard_schema",
     "load_leaderboard",
+    "load_table",
     "load_trials",
     "pareto",
     "render",
@@ -45,10 +55,7 @@ __all__ = [
 
 FILE = "leaderboard.parquet"
 PROBLEM = ("dataset", "model", "scenario")
-REFERENCES = ("original", "retrain")
 DISTANCE = "distance"  # the metric that ranks and that the front is drawn with
-_AVERAGED = ("speedup", "retrain_s", "original_train_s", "forward_passes", "backward_passes", "retrain_share", "cpu_s")
-_FIRST = ("original_kind", "device_type", "selected_on", "selected_by", "hparams")
 
 
 @dataclass(frozen=True)
@@ -66,12 +73,13 @@ def leaderboard_schema(metrics: Sequence[MetricInfo], protocol: str = "") -> pa.
     for metric in metrics:
         for end in ("", "_lo", "_hi", "_retrained", "_gap", "_gap_lo", "_gap_hi", "_floor", "_floor_hi"):
             fields.append(pa.field(metric.name + end, REAL))
-    fields += [pa.field(name, REAL) for name in ("unlearn_s", "unlearn_s_lo", "unlearn_s_hi", "tuning_s", *_AVERAGED)]
+    fields += [pa.field(name, REAL) for name in ("unlearn_s", "unlearn_s_lo", "unlearn_s_hi", "tuning_s", *AVERAGED)]
     fields += [pa.field("peak_memory", INT), pa.field("artefact_bytes", INT), pa.field("forget_size", INT)]
     fields += [pa.field(name, TEXT) for name in ("hparams", "selected_on", "selected_by")]
     fields += [pa.field("tuned_here", REAL), pa.field("n", INT), pa.field("status", TEXT)]
     fields += [pa.field("status_counts", TEXT), pa.field("reason", TEXT), pa.field("gates", TEXT)]
-    fields += [pa.field("rank_group", INT), pa.field("on_pareto_front", BOOL), pa.field("unresolved", BOOL)]
+    fields += [pa.field("rank_group", INT), pa.field("on_pareto_front", BOOL), pa.field("front_probability", REAL)]
+    fields += [pa.field("unresolved", BOOL)]
     return pa.schema(fields, metadata=describe("leaderboard", metrics, protocol))
 
 
@@ -88,20 +96,15 @@ def build_leaderboard(
     ``_hi`` are the 95 % t-interval over train seeds (null for one). Gaps are signed. ``status`` is the worst
     of the finals, ``status_counts`` and ``reason`` say how many. A cell (line, train seed, unlearn seed) that
     was run with another setting later, say after a longer search, counts with its latest row, and only the
-    newest method version counts; with ``wanted``, only the trials that a plan asks for. ``forced`` ranks with fewer
-    than three train seeds.
+    newest method version counts; with ``wanted``, only the trials that a plan asks for. ``front_probability`` is how
+    often a line is on the front when the train seeds are drawn anew. ``forced`` ranks with fewer than three train
+    seeds; ``front_probability`` stays null there.
     """
-    rows = _current(trials if wanted is None else trials[trials["trial_id"].isin(wanted.trial_ids)])
+    rows = current_rows(trials if wanted is None else trials[trials["trial_id"].isin(wanted.trial_ids)])
     searches = searches.assign(line=[json.loads(text) for text in searches["line"]])
     protocols = sorted(set(rows["protocol"])) if len(rows) else []
-    if len(protocols) > 1:
-        raise UserError(
-            f"a leaderboard compares rows of one protocol version, got {', '.join(protocols)}; "
-            "give the new runs a results folder of their own"
-        )
-    with_retrained = [
-        m.name for m in metrics if f"{m.name}_retrained" in rows and rows[f"{m.name}_retrained"].notna().any()
-    ]
+    check_protocols(protocols)
+    with_retrained = metrics_with_retrained(rows, metrics)
     lines: list[dict[str, Any]] = []
     for problem, group in rows.groupby(list(PROBLEM), sort=True):
         lines += _problem_lines(
@@ -115,7 +118,17 @@ def build_leaderboard(
     return pa.Table.from_pylist(clean, schema=schema)
 
 
-def _current(trials: pd.DataFrame) -> pd.DataFrame:
+def check_protocols(protocols: Iterable[str]) -> None:
+    """``UserError`` where there is more than one protocol version."""
+    found = sorted(set(protocols))
+    if len(found) > 1:
+        raise UserError(
+            f"a leaderboard compares rows of one protocol version, got {', '.join(found)}; "
+            "give the new runs a results folder of their own"
+        )
+
+
+def current_rows(trials: pd.DataFrame) -> pd.DataFrame:
     """Final and reference rows that stand: the newest method version, then the latest row of each cell."""
     rows = trials[trials["phase"].isin(["final", "reference"])]
     rows = rows[(rows["method"] != "original") | (rows["variant"] == "")]  # own trainings: a row each, no line
@@ -133,102 +146,29 @@ def _problem_lines(
     with_retrained: Sequence[str],
     forced: bool,
 ) -> list[dict[str, Any]]:
-    golds = rows[(rows["method"] == "retrain") & (rows["unlearn_seed"] >= 1) & (rows["status"] == "ok")]
-    # A metric of a pair of models (distance, divergences) has no retrained value: it is itself the difference.
-    floors = {
-        m.name: t_interval(_per_seed(golds, f"{m.name}_gap" if m.name in with_retrained else m.name, absolute=True))
-        for m in metrics
-    }
+    floors = gold_floors(rows, metrics, with_retrained)
     lines = []
     distances: dict[str, dict[int, float]] = {}
+    seconds: dict[str, dict[int, float]] = {}
     for (method, variant), group in rows.groupby(["method", "variant"], sort=True):
         line = {**problem, "method": method, "variant": variant}
-        line.update(_line(line, group, metrics, floors))
+        line.update(make_line(line, group, metrics, floors))
         line["tuning_s"] = _tuning_seconds(line, trials, searches)
         lines.append(line)
         if DISTANCE in floors and _competes(line):
             ok = group[group["status"] == "ok"]
-            per_seed = _per_seed(ok, DISTANCE)
-            distances[_key(line)] = dict(zip(per_seed.index.tolist(), per_seed.tolist(), strict=True))
+            distances[_key(line)], seconds[_key(line)] = values_by_seed(ok, DISTANCE), values_by_seed(ok, "unlearn_s")
     unresolved = _unresolved(lines, floors.get(DISTANCE))
     floor = as_null(floors[DISTANCE].mean) if DISTANCE in floors else None
     ranks = {} if unresolved else rank_groups(distances, floor, forced=forced)
     front = set(_front(lines, "unlearn_s", DISTANCE))
+    chances = _front_chances(lines, seconds, distances)
     for i, line in enumerate(lines):
         line["unresolved"] = unresolved
         line["rank_group"] = ranks.get(_key(line))
         line["on_pareto_front"] = i in front
+        line["front_probability"] = chances.get(_key(line))
     return lines
-
-
-def _line(
-    line: dict[str, Any], rows: pd.DataFrame, metrics: Sequence[MetricInfo], floors: dict[str, Interval]
-) -> dict[str, Any]:
-    rows = rows.sort_values(["train_seed", "unlearn_seed"], kind="stable")
-    if line["method"] == "retrain" and (rows["unlearn_seed"] >= 1).any():
-        rows = rows[rows["unlearn_seed"] >= 1]  # gold index 0 is the reference that gaps are measured from
-    ok = rows[rows["status"] == "ok"]
-    out: dict[str, Any] = {"kind": "reference" if line["method"] in REFERENCES else "method"}
-    for metric in metrics:
-        name, floor = metric.name, floors[metric.name]
-        value, gap = t_interval(_per_seed(ok, name)), t_interval(_per_seed(ok, f"{name}_gap"))
-        out |= {name: value.mean, f"{name}_lo": value.lo, f"{name}_hi": value.hi}
-        out |= {f"{name}_gap": gap.mean, f"{name}_gap_lo": gap.lo, f"{name}_gap_hi": gap.hi}
-        out[f"{name}_retrained"] = t_interval(_per_seed(ok, f"{name}_retrained")).mean
-        out |= {f"{name}_floor": floor.mean, f"{name}_floor_hi": floor.hi}
-    seconds = t_interval(_per_seed(ok, "unlearn_s"))
-    out |= {"unlearn_s": seconds.mean, "unlearn_s_lo": seconds.lo, "unlearn_s_hi": seconds.hi}
-    out |= {name: t_interval(_per_seed(ok, name)).mean for name in _AVERAGED}
-    out |= {name: _largest(ok, name) for name in ("peak_memory", "artefact_bytes")}
-    size = rows["forget_size"].dropna()
-    out["forget_size"] = round(size.mean()) if len(size) else None
-    shown = ok if len(ok) else rows
-    out |= {name: _text(shown[name].iloc[0]) for name in _FIRST}
-    tuned = ok["tuned_here"].dropna().astype(float)
-    out["tuned_here"] = float(tuned.mean()) if len(tuned) else None
-    out["n"] = int(ok["train_seed"].nunique())
-    out["gates"] = _merged_gates(ok["gates"])
-    return out | _status(rows)
-
-
-def _per_seed(rows: pd.DataFrame, column: str, absolute: bool = False) -> pd.Series[float]:
-    """Train seed -> mean over unlearn seeds (of absolute values if asked); seeds without a value are left out."""
-    if column not in rows:
-        return pd.Series(dtype="float64")
-    values = rows[column].astype("float64")
-    means: pd.Series[float] = (values.abs() if absolute else values).groupby(rows["train_seed"]).mean()
-    return means.dropna()
-
-
-def _largest(rows: pd.DataFrame, column: str) -> int | None:
-    values = rows[column].dropna()
-    return int(values.max()) if len(values) else None
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _merged_gates(column: Iterable[Any]) -> str:
-    """Gate -> true when it holds in every row that could judge it, null when none could."""
-    merged: dict[str, bool | None] = {}
-    for text in column:
-        for gate, holds in json.loads(text).items() if isinstance(text, str) else ():
-            before = merged.get(gate)
-            merged[gate] = before if holds is None else bool(holds) and before is not False
-    return json.dumps(merged, sort_keys=True)
-
-
-def _status(rows: pd.DataFrame) -> dict[str, Any]:
-    found = rows["status"].value_counts()
-    counts = {status: int(found[status]) for status in STATUSES if status in found.index}
-    worst = max(counts, key=STATUSES.index)
-    reason = None
-    if worst != "ok":
-        reasons = rows.loc[rows["status"] == worst, "reason"].dropna()
-        told = str(reasons.iloc[0]) if len(reasons) else worst
-        reason = told if counts[worst] == len(rows) else f"{counts[worst]} of {len(rows)} {worst}: {told}"
-    return {"status": worst, "status_counts": json.dumps(counts), "reason": reason}
 
 
 def _tuning_seconds(line: dict[str, Any], trials: pd.DataFrame, searches: pd.DataFrame) -> float:
@@ -282,6 +222,19 @@ def _front(lines: Sequence[dict[str, Any]], cost: str, loss: str) -> list[int]:
     return front
 
 
+def _front_chances(
+    lines: Sequence[dict[str, Any]],
+    seconds: Mapping[str, Mapping[int, float]],
+    distances: Mapping[str, Mapping[int, float]],
+) -> dict[str, float | None]:
+    """Line -> probability of a place on the front of its device type, for the lines that compete."""
+    chances: dict[str, float | None] = {}
+    for device in {line["device_type"] for line in lines}:
+        own = {_key(line) for line in lines if line["device_type"] == device} & seconds.keys()
+        chances |= front_probability({key: seconds[key] for key in own}, {key: distances[key] for key in own})
+    return chances
+
+
 def pareto(leaderboard: pd.DataFrame, cost: str = "unlearn_s", loss: str = "distance") -> pd.DataFrame:
     """The lines that no other line of the same dataset, model, scenario and device type beats on both numbers.
 
@@ -292,7 +245,7 @@ def pareto(leaderboard: pd.DataFrame, cost: str = "unlearn_s", loss: str = "dist
             raise unknown("column", name, map(str, leaderboard.columns))
     kept: list[Any] = []
     for _, group in leaderboard.groupby(list(PROBLEM), sort=False):
-        lines = [{**line, "device_type": _text(line.get("device_type"))} for line in group.to_dict("records")]
+        lines = [{**line, "device_type": text_or_none(line.get("device_type"))} for line in group.to_dict("records")]
         kept += [group.index[i] for i in _front(lines, cost, loss)]  # type: ignore[arg-type]
     return leaderboard.loc[leaderboard.index.isin(kept)]
 
@@ -307,8 +260,17 @@ def load_leaderboard(directory: str | os.PathLike[str]) -> pd.DataFrame:
 
     ``attrs["metrics"]`` holds unit and direction of each metric.
     """
+    return frame_of(load_table(directory))
+
+
+def load_table(directory: str | os.PathLike[str]) -> pa.Table:
+    """``load_leaderboard`` as a table with its metadata (metrics, protocol version)."""
     stored = _stored(_open(directory).folder)
-    table = stored if stored is not None else _from_rows(directory)
+    return stored if stored is not None else _from_rows(directory)
+
+
+def frame_of(table: pa.Table) -> pd.DataFrame:
+    """A leaderboard's table as a frame, unit and direction of the metrics in ``attrs["metrics"]``."""
     frame: pd.DataFrame = table.to_pandas()
     frame.attrs["metrics"] = {m.name: {"unit": m.unit, "direction": m.direction} for m in metrics_of(table.schema)}
     return frame

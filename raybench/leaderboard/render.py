@@ -12,20 +12,12 @@ import pandas as pd
 
 from raybench.errors import unknown
 from raybench.leaderboard.cells import GROUP, Cells, cells, gates_hold, mask, shown_metrics
+from raybench.leaderboard.statistics import MIN_TRAIN_SEEDS
+from raybench.leaderboard.tables import as_markdown, latex_text
 
 FORMATS = ("table", "csv", "markdown", "latex", "json")
 _BY = ("dataset", "model", "scenario", "method", "variant", "kind", "device_type", "status")
 _WORDS = (*GROUP, "method", "variant", "status")  # columns of text, which LaTeX sets from the left
-_LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "\\": r"\textbackslash{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "±": r"$\pm$",
-    "≈": r"$\approx$",
-}
 _BOLD, _DIM, _GREEN, _RED, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[32m", "\x1b[31m", "\x1b[0m"
 
 
@@ -83,7 +75,7 @@ def render(
         return _latex(table, grouped)
     notes = _notes(frame, [m for m in info if m not in shown], 0 if gated else len(hidden))
     if format == "markdown":
-        return _markdown(table.header, table.rows, notes)
+        return as_markdown(table.header, table.rows, notes)
     return _plain(table, notes, grouped, colour)
 
 
@@ -115,6 +107,7 @@ def _notes(frame: pd.DataFrame, more: list[str], gated: int) -> list[str]:
     unresolved = frame[mask(value is True for value in frame["unresolved"])]
     for key in unresolved[GROUP].drop_duplicates().itertuples(index=False):
         notes.append(f"unresolved, not ranked: {' / '.join(key)} (doing nothing is within the gold-vs-gold floor)")
+    notes += _unranked(frame)
     if gated:
         notes.append(
             "1 line that fails a sanity gate is hidden"
@@ -128,6 +121,27 @@ def _notes(frame: pd.DataFrame, more: list[str], gated: int) -> list[str]:
     if more:
         notes.append(f"more metrics in csv and json: {', '.join(more)}")
     return notes
+
+
+def _unranked(frame: pd.DataFrame) -> list[str]:
+    """Who has no rank for want of seeds, and who has one all the same."""
+    notes = []
+    ready = mask(_rankable(record) for record in frame.to_dict("records"))
+    for key, lines in frame[ready & frame["rank_group"].isna().to_numpy()].groupby(GROUP, sort=True):
+        names = ", ".join(f"{m} ({v})" if v else m for m, v in lines[["method", "variant"]].values)
+        notes.append(
+            f"not ranked, fewer than {MIN_TRAIN_SEEDS} train seeds: {names} on {' / '.join(map(str, key))}; "
+            "--force-rank ranks them all the same"
+        )
+    if "rank_forced" in frame and frame["rank_forced"].any():
+        notes.append(f"ranks marked forced rest on fewer than {MIN_TRAIN_SEEDS} train seeds and are no evidence")
+    return notes
+
+
+def _rankable(record: dict[Any, Any]) -> bool:
+    """Whether only the number of train seeds can keep a line from its rank."""
+    sound = record["kind"] == "method" and record["status"] == "ok" and gates_hold(record["gates"])
+    return sound and record["unresolved"] is not True and record["n"] < MIN_TRAIN_SEEDS
 
 
 def _plain(table: Cells, notes: list[str], grouped: int, colour: bool) -> str:
@@ -171,17 +185,8 @@ def _styled(text: str, style: str) -> str:
     return f"{style}{bare}{_PLAIN}{text[len(bare) :]}" if style and bare else text
 
 
-def _markdown(header: list[str], rows: list[list[str]], notes: list[str]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    text = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-    return "\n".join(text + ([""] + [f"{note}  " for note in notes] if notes else [])) + "\n"
-
-
 def _latex(table: Cells, grouped: int) -> str:
     """A tabular for the packages booktabs alone. The first ``grouped`` columns stand once over their lines."""
-
-    def escape(text: str) -> str:
-        return "".join(_LATEX.get(c, c) for c in text)
 
     header = table.header[grouped:]
     body: list[str] = []
@@ -189,15 +194,15 @@ def _latex(table: Cells, grouped: int) -> str:
     for i, row in enumerate(table.rows):
         if row[:grouped] != heading:
             heading = row[:grouped]
-            title = " / ".join(map(escape, heading))
+            title = " / ".join(map(latex_text, heading))
             body += [*([r"\midrule"] if body else []), rf"\multicolumn{{{len(header)}}}{{l}}{{\emph{{{title}}}}} \\"]
-        marked = [(escape(cell), (i, j + grouped) in table.best) for j, cell in enumerate(row[grouped:])]
+        marked = [(latex_text(cell), (i, j + grouped) in table.best) for j, cell in enumerate(row[grouped:])]
         body.append(" & ".join(rf"\textbf{{{cell}}}" if best else cell for cell, best in marked) + r" \\")
     sides = "".join("l" if title in _WORDS else "r" for title in header)
     top = [
         "% Needs the package booktabs. Bold: the best; of the distance, all that a paired test does not tell from it.",
         rf"\begin{{tabular}}{{{sides}}}",
         r"\toprule",
-        " & ".join(map(escape, header)) + r" \\",
+        " & ".join(map(latex_text, header)) + r" \\",
     ]
     return "\n".join([*top, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]) + "\n"

@@ -208,6 +208,11 @@ def metrics_of(schema: pa.Schema) -> list[MetricInfo]:
     return [MetricInfo(name, **info) for name, info in json.loads(text).items()]
 
 
+def protocols_of(schema: pa.Schema) -> set[str]:
+    """The protocol versions that a file's metadata names."""
+    return set(filter(None, (schema.metadata or {}).get(_PROTOCOL_KEY, b"").decode().split(",")))
+
+
 def check_version(schema: pa.Schema, kind: str, path: str) -> None:
     """``UserError`` for a file that raybench did not write as ``kind``, or a newer raybench wrote."""
     metadata = schema.metadata or {}
@@ -231,7 +236,7 @@ def unify(schemas: Iterable[pa.Schema], kind: str) -> pa.Schema:
             old = metrics.get(metric.name)
             if old is None or old.version < metric.version:
                 metrics[metric.name] = metric
-        protocols.update(filter(None, (schema.metadata or {}).get(_PROTOCOL_KEY, b"").decode().split(",")))
+        protocols |= protocols_of(schema)
     merged = pa.unify_schemas([schema.remove_metadata() for schema in listed], promote_options="permissive")
     return merged.with_metadata(describe(kind, list(metrics.values()), ",".join(sorted(protocols))))
 

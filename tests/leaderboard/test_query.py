@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import math
 
@@ -12,6 +13,7 @@ from scipy import stats
 
 from raybench.errors import UserError
 from raybench.leaderboard.query import build_leaderboard, load_leaderboard, load_trials, pareto, write_leaderboard
+from raybench.leaderboard.schema import SEARCHES_SCHEMA, check_row, trial_schema
 from raybench.leaderboard.store import ResultStore
 
 SEEDS = range(4)
@@ -156,6 +158,26 @@ def test_ranks_and_front_leave_out_references_failures_and_gated_lines(lines):
     assert lines["rank_group"].dropna().to_dict() == {"finetune": 1, "slow": 2}
     assert lines.index[lines["on_pareto_front"]].tolist() == ["finetune"]
     assert not lines["unresolved"].any()
+
+
+def test_front_probability_is_over_the_seeds_of_the_lines_that_compete(rows, lines, metrics):
+    found = lines["front_probability"].dropna().to_dict()
+    # Half has a failed seed and wrecker breaks a gate; slow is slower and farther on every seed.
+    assert found == {"finetune": 1.0, "slow": 0.0}
+    changed = [row | {"distance": 0.01} if (row["method"], row["train_seed"]) == ("slow", 3) else row for row in rows]
+    schema = trial_schema(metrics)
+    trials = pa.Table.from_pylist([check_row(row, schema) for row in changed], schema=schema).to_pandas()
+    frame = build_leaderboard(trials, SEARCHES_SCHEMA.empty_table().to_pandas(), metrics).to_pandas()
+    # Slow's mean distance is below finetune's only where seed 3 is drawn often enough: k of 4 draws, each 1/4.
+    found = frame.set_index("method")["front_probability"].dropna().to_dict()
+    drawn = [sum(_is_nearer(draw) for draw in itertools.product(range(4), repeat=4)) / 256]
+    assert found["finetune"] == 1.0
+    assert found["slow"] == pytest.approx(drawn[0], abs=3 * math.sqrt(drawn[0] * (1 - drawn[0]) / 2000))
+
+
+def _is_nearer(draw):
+    slow = [0.01 if t == 3 else 0.2 + 0.002 * t for t in draw]
+    return sum(slow) < sum(0.1 + 0.002 * t + 0.005 for t in draw)
 
 
 def test_front_keeps_trade_offs_and_ties_per_problem_and_device(make_row, metrics):

@@ -117,6 +117,22 @@ def test_unresolved_is_said(board):
     assert "unresolved, not ranked: mnist / lenet5 / class(0)" in render(marked)
 
 
+def test_front_probability_is_shown_where_it_says_more_than_the_star(board):
+    def shown(star, chance):
+        one = board[board["method"] == "far_one"].assign(on_pareto_front=star, front_probability=chance)
+        line = next(line for line in render(one, "markdown").splitlines() if "far_one" in line)
+        return line.split(" | ")[5]
+
+    assert shown(True, 1.0) == "*"
+    assert shown(True, 0.999) == "*"
+    assert shown(True, 0.834) == "* 0.83"
+    assert shown(False, 0.166) == "0.17"
+    assert shown(False, 0.0) == ""
+    assert shown(True, None) == "*"
+    del board["front_probability"]
+    assert " | * | " in render(board, "markdown")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

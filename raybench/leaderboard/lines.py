@@ -1,0 +1,114 @@
+"""One line of the leaderboard from its rows: means, intervals over train seeds, costs, gates and status."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from raybench.leaderboard.schema import STATUSES, MetricInfo
+from raybench.leaderboard.statistics import Interval, t_interval
+
+REFERENCES = ("original", "retrain")
+AVERAGED = ("speedup", "retrain_s", "original_train_s", "forward_passes", "backward_passes", "retrain_share", "cpu_s")
+_FIRST = ("original_kind", "device_type", "selected_on", "selected_by", "hparams")
+
+
+def metrics_with_retrained(rows: pd.DataFrame, metrics: Sequence[MetricInfo]) -> list[str]:
+    """The metrics whose rows have a retrained value beside them.
+
+    A metric of a pair of models (distance, divergences) has none: it is itself the difference.
+    """
+    names = [metric.name for metric in metrics]
+    return [name for name in names if f"{name}_retrained" in rows and rows[f"{name}_retrained"].notna().any()]
+
+
+def gold_floors(
+    rows: pd.DataFrame, metrics: Sequence[MetricInfo], with_retrained: Sequence[str]
+) -> dict[str, Interval]:
+    """Metric -> mean absolute difference between two retrained models of one problem, over train seeds."""
+    golds = rows[(rows["method"] == "retrain") & (rows["unlearn_seed"] >= 1) & (rows["status"] == "ok")]
+    return {
+        m.name: t_interval(per_seed(golds, f"{m.name}_gap" if m.name in with_retrained else m.name, absolute=True))
+        for m in metrics
+    }
+
+
+def make_line(
+    line: Mapping[str, Any], rows: pd.DataFrame, metrics: Sequence[MetricInfo], floors: Mapping[str, Interval]
+) -> dict[str, Any]:
+    """The columns of a line that its own ``rows`` (and the floors of its problem) decide."""
+    rows = rows.sort_values(["train_seed", "unlearn_seed"], kind="stable")
+    if line["method"] == "retrain" and (rows["unlearn_seed"] >= 1).any():
+        rows = rows[rows["unlearn_seed"] >= 1]  # gold index 0 is the reference that gaps are measured from
+    ok = rows[rows["status"] == "ok"]
+    out: dict[str, Any] = {"kind": "reference" if line["method"] in REFERENCES else "method"}
+    for metric in metrics:
+        name, floor = metric.name, floors[metric.name]
+        value, gap = t_interval(per_seed(ok, name)), t_interval(per_seed(ok, f"{name}_gap"))
+        out |= {name: value.mean, f"{name}_lo": value.lo, f"{name}_hi": value.hi}
+        out |= {f"{name}_gap": gap.mean, f"{name}_gap_lo": gap.lo, f"{name}_gap_hi": gap.hi}
+        out[f"{name}_retrained"] = t_interval(per_seed(ok, f"{name}_retrained")).mean
+        out |= {f"{name}_floor": floor.mean, f"{name}_floor_hi": floor.hi}
+    seconds = t_interval(per_seed(ok, "unlearn_s"))
+    out |= {"unlearn_s": seconds.mean, "unlearn_s_lo": seconds.lo, "unlearn_s_hi": seconds.hi}
+    out |= {name: t_interval(per_seed(ok, name)).mean for name in AVERAGED}
+    out |= {name: _largest(ok, name) for name in ("peak_memory", "artefact_bytes")}
+    size = rows["forget_size"].dropna()
+    out["forget_size"] = round(size.mean()) if len(size) else None
+    shown = ok if len(ok) else rows
+    out |= {name: text_or_none(shown[name].iloc[0]) for name in _FIRST}
+    tuned = ok["tuned_here"].dropna().astype(float)
+    out["tuned_here"] = float(tuned.mean()) if len(tuned) else None
+    out["n"] = int(ok["train_seed"].nunique())
+    out["gates"] = _merged_gates(ok["gates"])
+    return out | _status(rows)
+
+
+def per_seed(rows: pd.DataFrame, column: str, absolute: bool = False) -> pd.Series[float]:
+    """Train seed -> mean over unlearn seeds (of absolute values if asked); seeds without a value are left out."""
+    if column not in rows:
+        return pd.Series(dtype="float64")
+    values = rows[column].astype("float64")
+    means: pd.Series[float] = (values.abs() if absolute else values).groupby(rows["train_seed"]).mean()
+    return means.dropna()
+
+
+def values_by_seed(rows: pd.DataFrame, column: str) -> dict[int, float]:
+    """``per_seed`` as a mapping."""
+    means = per_seed(rows, column)
+    return dict(zip(means.index.tolist(), means.tolist(), strict=True))
+
+
+def _largest(rows: pd.DataFrame, column: str) -> int | None:
+    values = rows[column].dropna()
+    return int(values.max()) if len(values) else None
+
+
+def text_or_none(value: Any) -> str | None:
+    """Null where a column holds no text."""
+    return value if isinstance(value, str) else None
+
+
+def _merged_gates(column: Iterable[Any]) -> str:
+    """Gate -> true when it holds in every row that could judge it, null when none could."""
+    merged: dict[str, bool | None] = {}
+    for text in column:
+        for gate, holds in json.loads(text).items() if isinstance(text, str) else ():
+            before = merged.get(gate)
+            merged[gate] = before if holds is None else bool(holds) and before is not False
+    return json.dumps(merged, sort_keys=True)
+
+
+def _status(rows: pd.DataFrame) -> dict[str, Any]:
+    found = rows["status"].value_counts()
+    counts = {status: int(found[status]) for status in STATUSES if status in found.index}
+    worst = max(counts, key=STATUSES.index)
+    reason = None
+    if worst != "ok":
+        reasons = rows.loc[rows["status"] == worst, "reason"].dropna()
+        told = str(reasons.iloc[0]) if len(reasons) else worst
+        reason = told if counts[worst] == len(rows) else f"{counts[worst]} of {len(rows)} {worst}: {told}"
+    return {"status": worst, "status_counts": json.dumps(counts), "reason": reason}
