@@ -132,8 +132,11 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
 
 def _add_places(parser: argparse.ArgumentParser, *, results: bool) -> None:
     if results:
-        parser.add_argument("--results", metavar="DIR", help="default: ./raybench-runs/<name of the spec>")
-    parser.add_argument("--store", metavar="DIR", help="reference models and shared values (or RAYBENCH_STORE)")
+        parser.add_argument("--results", metavar="DIR",
+                            help="a folder or s3:// URL; default: ./raybench-runs/<name of the spec>")  # fmt: skip
+    parser.add_argument(
+        "--store", metavar="DIR", help="reference models, shared values: folder or URL (RAYBENCH_STORE)"
+    )
     parser.add_argument("--data", metavar="DIR", help="where datasets are (or RAYBENCH_DATA)")
     parser.add_argument("--download", action="store_true", help="let torchvision download missing datasets")
 
@@ -207,7 +210,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     outcome, frame = reproduce(arguments.document, arguments.scale, _options(arguments), arguments.settings)
     print(table(read_published(arguments.document), frame))
     code = _counts(outcome)
-    print(f"published beside ours: {outcome.results / PAGE}")
+    print(f"published beside ours: {outcome.results}/{PAGE}")
     return code
 
 
@@ -239,7 +242,7 @@ def _counts(outcome: Any) -> int:
     print(f"{outcome.ran} trials run now ({outcome.trained} reference models trained); rows: {counted}")
     if outcome.bad:
         print(f"{len(outcome.bad)} failed; run them again with: raybench retry --failed {outcome.results}")
-    print(f"leaderboard: {outcome.results / 'leaderboard.parquet'}")
+    print(f"leaderboard: {outcome.results}/leaderboard.parquet")
     return int(outcome.exit_code)
 
 

@@ -1,132 +1,98 @@
 """Content-addressed store: safetensors beside a JSON record, whole entries only, both checked on every load.
 
-An entry is a folder ``<root>/<kind>/<key[:2]>/<key>``; it appears by one rename, so readers see all of it or
-none. Between separate clusters an entry may be written twice; the second writer finds it there and drops its own.
+An entry is ``<kind>/<key[:2]>/<key>/record.json`` and the file of tensors that it names. The record is written last, so
+readers see a whole entry or none, on a disk and in an object store alike. The tensors' file is named after its content:
+of two writers of one key neither spoils the other's, and the record that stands names its own.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 from torch import Tensor
 
-from raybench.errors import UserError
+from raybench.folder import open_folder
+
+RECORD = "record.json"
 
 
 class ContentStore:
-    """See the module docstring. ``root`` must be a folder that every process of a run can reach."""
+    """See the module docstring. ``root``: a folder or URL that every process of a run can reach. Reads and writes that
+    fail are a ``StorageError``."""
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.folder = open_folder(root)
 
     def probe(self) -> None:
-        """Raise ``UserError`` unless entries can be written here."""
-        try:
-            scratch = self._scratch()
-            (scratch / "probe").write_text("probe")
-            shutil.rmtree(scratch)
-        except OSError as error:
-            raise UserError(
-                f"the store must be a writable folder, got {self.root} ({error.strerror}); "
-                "choose one with --store DIR or RAYBENCH_STORE"
-            ) from error
+        """Raise ``StorageError`` unless entries can be written here."""
+        self.folder.prepare("store", "--store DIR or RAYBENCH_STORE")
 
     def has(self, kind: str, key: str) -> bool:
         """Whether a whole entry is there."""
-        return (self._path(kind, key) / "record.json").is_file()
+        return self.folder.has(f"{_place(kind, key)}/{RECORD}")
 
     def put(self, kind: str, key: str, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
         """Write an entry (a no-op where the key exists)."""
         if self.has(kind, key):
             return
-        target = self._path(kind, key)
-        scratch: Path | None = None
-        try:
-            scratch = self._scratch()
-            file = scratch / "tensors.safetensors"
-            save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, file)
-            full = {**record, "sha256": _digest(file, record)}
-            (scratch / "record.json").write_text(json.dumps(full, sort_keys=True, indent=1))
-            for written in scratch.iterdir():
-                _flush(written)
-            if target.exists() and not self.has(kind, key):
-                self._discard(target)  # what is left of an entry that lost its record
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.rename(scratch, target)  # fails when another writer was first: its entry is the same
-        except OSError as error:
-            if not self.has(kind, key):
-                raise UserError(f"the store at {self.root} must take writes, got: {error}; free or mend it") from error
-        finally:
-            if scratch is not None:
-                shutil.rmtree(scratch, ignore_errors=True)
+        data = save({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()})
+        full = {**record, "file": f"{hashlib.sha256(data).hexdigest()[:32]}.safetensors"}
+        full["sha256"] = _digest(data, full)
+        self.folder.put(f"{_place(kind, key)}/{full['file']}", data)
+        self.folder.put(f"{_place(kind, key)}/{RECORD}", json.dumps(full, sort_keys=True, indent=1).encode())
 
     def keys(self, kind: str) -> set[str]:
         """The keys of all entries of a kind."""
-        return {path.parent.name for path in (self.root / kind).glob("*/*/record.json")}
+        return {name.split("/")[-2] for name in self.folder.files(kind) if name.endswith(f"/{RECORD}")}
 
     def record(self, kind: str, key: str) -> dict[str, Any] | None:
         """The JSON record of an entry as it lies there (only ``get`` checks it), or None where there is no readable
         one."""
         try:
-            record = json.loads((self._path(kind, key) / "record.json").read_bytes())
-        except (FileNotFoundError, NotADirectoryError, ValueError):
+            with self.folder.open(f"{_place(kind, key)}/{RECORD}") as file:
+                record = json.loads(file.read())
+        except (FileNotFoundError, ValueError):
             return None
         return record if isinstance(record, dict) else None
 
     def get(self, kind: str, key: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Tensors and record of an entry; None where there is none. A damaged entry is taken away and is None too:
         its content can always be made again from its key."""
-        path = self._path(kind, key)
         record = self.record(kind, key)
-        file = path / "tensors.safetensors"
-        try:
-            whole = record is not None and _digest(file, record) == record.get("sha256")
-        except FileNotFoundError:
-            whole = False
-        if record is None or not whole:
-            if path.exists():
-                self._discard(path)
+        data = None if record is None else self._tensors(kind, key, record)
+        if record is None or data is None or _digest(data, record) != record.get("sha256"):
+            # Only the record: a writer may be between its two files, and tensors alone are no entry.
+            self.folder.delete(f"{_place(kind, key)}/{RECORD}")
             return None
         # Cloned: views into the file are not aligned as torch's own memory is, which may change the last bit.
-        return {name: t.clone() for name, t in load_file(file).items()}, record
+        return {name: t.clone() for name, t in load(data).items()}, record
 
-    def _path(self, kind: str, key: str) -> Path:
-        return self.root / kind / key[:2] / key
-
-    def _discard(self, path: Path) -> None:
-        """Take a damaged entry away in one step: nobody may find half of it."""
-        aside = self._scratch()
-        with contextlib.suppress(FileNotFoundError):  # another process was faster
-            os.rename(path, aside / "damaged")
-        shutil.rmtree(aside, ignore_errors=True)
-
-    def _scratch(self) -> Path:
-        scratch = self.root / ".staging" / uuid.uuid4().hex
-        scratch.mkdir(parents=True)
-        return scratch
+    def _tensors(self, kind: str, key: str, record: Mapping[str, Any]) -> bytes | None:
+        name = str(record.get("file", "tensors.safetensors"))  # what earlier versions wrote has one fixed name
+        if "/" in name:
+            return None
+        try:
+            with self.folder.open(f"{_place(kind, key)}/{name}") as file:
+                return file.read()
+        except FileNotFoundError:
+            return None
 
 
-def _digest(file: Path, record: Mapping[str, Any]) -> str:
+def _place(kind: str, key: str) -> str:
+    return f"{kind}/{key[:2]}/{key}"
+
+
+def _digest(data: bytes, record: Mapping[str, Any]) -> str:
     """Of the tensors and of the record beside them (which cannot hold its own digest)."""
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256")
+    digest = hashlib.sha256(data)
     digest.update(json.dumps({k: v for k, v in record.items() if k != "sha256"}, sort_keys=True).encode())
     return digest.hexdigest()
-
-
-def _flush(file: Path) -> None:
-    with file.open("rb") as stream:
-        os.fsync(stream.fileno())
 
 
 def state_of(model: torch.nn.Module) -> dict[str, Tensor]:

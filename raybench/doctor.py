@@ -14,6 +14,7 @@ import torch
 
 from raybench.content_store import ContentStore
 from raybench.errors import UserError
+from raybench.folder import is_url
 from raybench.places import data_root, store_folder
 from raybench.registry import DATASETS, KINDS
 from raybench.version import PACKAGE, __version__
@@ -80,8 +81,10 @@ def _cuda() -> Check:
 
 
 def _store() -> str:
-    store = store_folder(None, Path.cwd(), cluster=False)
+    store = store_folder(None, str(Path.cwd()), cluster=False)
     ContentStore(store).probe()
+    if is_url(store):
+        return f"{store} takes writes"
     free = shutil.disk_usage(store).free / 1e9
     return f"{store} takes writes, {free:.0f} GB free"
 

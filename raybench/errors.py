@@ -15,6 +15,11 @@ class UserError(Exception):
         super().__init__(" ".join(message.split()))
 
 
+class StorageError(UserError):
+    """The place of results or store does not do its part: full, gone, unreadable, access denied. It is the run's
+    trouble and never a trial's, so it becomes no row: the run ends, and the same command goes on once it is mended."""
+
+
 class MetricUnavailable(Exception):
     """A metric cannot be computed for this row; the text is the reason kept in the row's ``missing``."""
 

@@ -34,8 +34,8 @@ def forecast(spec: str, settings: Sequence[str], options: Options, form: str) ->
     estimate = estimate_s(prepared, stages) if missing else {"seconds": 0.0, "basis": "nothing to run"}
     report = {
         "experiment": prepared.experiment.name,
-        "results": str(prepared.results),
-        "store": str(prepared.store),
+        "results": prepared.results,
+        "store": prepared.store,
         "device": prepared.plan.device_type,
         "stages": stages,
         "lines": len(prepared.plan.lines),

@@ -7,32 +7,33 @@ import subprocess
 from pathlib import Path
 
 from raybench.errors import UserError
+from raybench.folder import is_url, open_folder
 from raybench.version import PACKAGE
 
 
-def results_folder(name: str, given: str | None) -> Path:
-    """``--results``, or ./raybench-runs/<experiment>. A relative folder inside a submitted job is refused: the job's
-    working directory is a copy that is thrown away."""
-    _refuse_url("--results", given)
+def results_folder(name: str, given: str | None) -> str:
+    """``--results`` (an absolute path, or a URL), or ./raybench-runs/<experiment>. A relative folder inside a submitted
+    job is refused: the job's working directory is a copy that is thrown away."""
     inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    if inside_job and (given is None or not Path(given).is_absolute()):
+    if inside_job and (given is None or not (is_url(given) or Path(given).is_absolute())):
         raise UserError(
-            f"--results must be an absolute folder inside a submitted job, got {given or 'none'}; "
+            f"--results must be an absolute folder or a URL inside a submitted job, got {given or 'none'}; "
             "name one that every node sees"
         )
-    return _folder("--results", given) if given else Path("raybench-runs", name).resolve()
+    return _place("--results", given) if given else str(Path("raybench-runs", name).resolve())
 
 
-def store_folder(given: str | None, results: Path, cluster: bool) -> Path:
+def store_folder(given: str | None, results: str, cluster: bool) -> str:
     """``--store``, RAYBENCH_STORE, the user's cache folder; beside the results where a cluster is driven."""
     given = given or os.environ.get("RAYBENCH_STORE")
-    _refuse_url("--store", given)
     if given:
-        return _folder("--store", given)
+        return _place("--store", given)
     if cluster:
-        return results.parent / ".raybench-store"
+        scheme, sign, path = results.rpartition("://")
+        beside = path.rpartition("/")[0] or path  # the results may be a whole bucket
+        return f"{scheme}{sign}{beside}/.raybench-store"
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "raybench"
+    return str(cache / "raybench")
 
 
 def data_root(given: str | None) -> str | None:
@@ -48,11 +49,11 @@ def _folder(option: str, given: str) -> Path:
         raise UserError(f"{option} must be a folder, got {given} ({error}); give another path") from error
 
 
-def _refuse_url(option: str, given: str | None) -> None:
-    if given is not None and "://" in given:
-        raise UserError(
-            f"{option} must be a folder that every node sees, got the URL {given}; mount it and name the mount"
-        )
+def _place(option: str, given: str) -> str:
+    """A path made absolute; a URL that can be opened here, as it is."""
+    if given.startswith("file://"):
+        given = given.removeprefix("file://")
+    return str(open_folder(given)) if is_url(given) else str(_folder(option, given))
 
 
 def git_commit() -> str:

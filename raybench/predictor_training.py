@@ -46,7 +46,7 @@ def cut_windows(keys: Sequence[str], store: ContentStore, settings: PredictorTra
         entry = store.get(KIND, key)
         if entry is None:
             raise UserError(
-                f"every history of the spec must have been collected, {key} is not in {store.root}; "
+                f"every history of the spec must have been collected, {key} is not in {store.folder}; "
                 "run jobs/collect_histories.py first"
             )
         sampler.add(entry[0])

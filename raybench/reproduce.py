@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -12,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raybench.errors import unknown
+from raybench.folder import open_folder
 from raybench.leaderboard.comparison import SCHEMA, VERDICTS, compare
-from raybench.leaderboard.folder import open_folder
 from raybench.leaderboard.published import Published, published_names, read_published
 from raybench.leaderboard.query import load_leaderboard, load_trials
 from raybench.leaderboard.schema import describe
@@ -55,7 +54,7 @@ def reproduce(
     return outcome, frame
 
 
-def compared(published: Published, scale: str, results: Path) -> pd.DataFrame:
+def compared(published: Published, scale: str, results: str) -> pd.DataFrame:
     """The comparison of a results folder that a spec of ``scale`` has filled."""
     return compare(
         published.cells,
@@ -67,7 +66,7 @@ def compared(published: Published, scale: str, results: Path) -> pd.DataFrame:
     )
 
 
-def write(results: Path, published: Published, scale: str, frame: pd.DataFrame) -> None:
+def write(results: str, published: Published, scale: str, frame: pd.DataFrame) -> None:
     """``reproduce.parquet`` (fractions, seconds) and ``reproduce.md`` (percent), by atomic replaces."""
     folder = open_folder(results)
     rows = frame.astype(object).where(frame.notna(), None).to_dict("records")

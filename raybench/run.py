@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +14,7 @@ from raybench.board import Board
 from raybench.content_store import ContentStore
 from raybench.errors import UserError
 from raybench.experiment import OBJECTIVES, Experiment, make_experiment
+from raybench.folder import open_folder
 from raybench.leaderboard.lock import DriverLock
 from raybench.leaderboard.query import write_leaderboard
 from raybench.leaderboard.schema import MetricInfo
@@ -40,6 +38,8 @@ NEEDED = (
     *(metric for metric, _ in OBJECTIVES.values()),
 )  # fmt: skip
 
+SPEC = "spec.yaml"  # in the results folder: the spec as it ran
+
 Redo = Callable[[ResultStore], Mapping[str, int]]
 
 
@@ -60,9 +60,9 @@ class Options:
 
 @dataclass
 class Outcome:
-    """What a run left: where, how many trials ran now, and the rows that people must hear of."""
+    """What a run left: where (a path or URL), how many trials ran now, and the rows that people must hear of."""
 
-    results: Path
+    results: str
     ran: int = 0
     trained: int = 0
     bad: list[str] = field(default_factory=list)
@@ -81,8 +81,8 @@ class Prepared:
     experiment: Experiment
     plan: Plan
     ledger: Ledger
-    results: Path
-    store: Path
+    results: str
+    store: str
     settings: Settings
     metrics: list[MetricInfo]
 
@@ -110,9 +110,9 @@ def prepare(
         rows = ResultStore(results, metrics)
     settings = Settings(
         experiment=experiment.name,
-        store=str(store),
+        store=store,
         metrics=experiment.metrics,
-        artifacts=str(results / "artifacts"),
+        artifacts=f"{results}/artifacts",
         data_root=root,
         download=options.download,
         plugins=experiment.plugins,
@@ -240,7 +240,7 @@ class _Starter:
             self._session = Session.start(slots=options.slots, resources=prepared.experiment.resources)
             self._mine = self._session
         executor = RayExecutor(
-            results=str(prepared.results),
+            results=prepared.results,
             metrics=prepared.metrics,
             settings=prepared.settings,
             resources=prepared.experiment.resources,
@@ -302,7 +302,7 @@ def read_ledger(store: ResultStore) -> Ledger:
     return ledger
 
 
-def _check_rows(store: ResultStore, results: Path) -> None:
+def _check_rows(store: ResultStore, results: str) -> None:
     """Rows of another protocol version are not comparable; refuse the folder before anything runs there."""
     found = sorted(set(store.trials(columns=["protocol"])["protocol"]) - {PROTOCOL}) if store.ids() else []
     if found:
@@ -312,7 +312,7 @@ def _check_rows(store: ResultStore, results: Path) -> None:
         )
 
 
-def _check_objective(ledger: Ledger, metric: str, results: Path) -> None:
+def _check_objective(ledger: Ledger, metric: str, results: str) -> None:
     """Two searches may share a trial: one that was run for another objective must have measured this one too."""
     for row in ledger.rows.values():
         known = row.get(metric) is not None or metric in json.loads(row.get("missing") or "{}")
@@ -350,12 +350,15 @@ def resolve_device(experiment: Experiment) -> str:
 
 def _keep_spec(prepared: Prepared) -> None:
     """Leave the spec as it ran beside its rows."""
-    path = prepared.results / "spec.yaml"
-    text = yaml.safe_dump(dict(prepared.experiment.raw), sort_keys=False)
-    if not path.exists() or path.read_text() != text:
-        scratch = path.with_name(f".spec.{platform.node()}.{os.getpid()}")
-        scratch.write_text(text)
-        os.replace(scratch, path)
+    folder = open_folder(prepared.results)
+    text = yaml.safe_dump(dict(prepared.experiment.raw), sort_keys=False).encode()
+    try:
+        with folder.open(SPEC) as file:
+            same = file.read() == text
+    except FileNotFoundError:
+        same = False
+    if not same:
+        folder.put(SPEC, text)
 
 
 def cluster_device(raw: Mapping[str, Any], options: Options) -> str | None:

@@ -155,21 +155,28 @@ def read_spec(name: str) -> dict[str, Any]:
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         try:
-            text = path.read_text(encoding="utf-8")
+            data = path.read_bytes()
         except OSError as error:
             raise UserError(
                 f"a spec must be a readable YAML file, got {name} ({error.strerror}); check the path"
             ) from error
-        except UnicodeDecodeError as error:
-            raise UserError(f"a spec must be text in UTF-8, got {name} ({error}); save it as such") from error
     elif name in shipped_specs():
-        text = (resources.files("raybench") / "specs" / f"{name}.yaml").read_text(encoding="utf-8")
+        data = (resources.files("raybench") / "specs" / f"{name}.yaml").read_bytes()
     else:
         close = nearest(name, shipped_specs(), 1)
         hint = f"did you mean {close[0]}?" if close else f"shipped: {', '.join(shipped_specs()) or 'none'}"
         if path.is_file():
             hint = "rename the file so that it ends in .yaml"
         raise UserError(f"a spec must be a shipped name or a path that ends in .yaml, got {name!r}; {hint}")
+    return decode_spec(data, name)
+
+
+def decode_spec(data: bytes, name: str) -> dict[str, Any]:
+    """The YAML of a spec from its bytes; ``name`` is for messages."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"a spec must be text in UTF-8, got {name} ({error}); save it as such") from error
     raw = _load_yaml(text, f"a spec must be valid YAML, got {name}")
     if not isinstance(raw, dict):
         found = "nothing" if raw is None else f"a {type(raw).__name__}"

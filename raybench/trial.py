@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import io
 import math
 import os
 import platform
@@ -19,12 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from raybench.content_store import state_of
+from raybench.errors import StorageError
 from raybench.evaluation import extras_of, measure, outputs_of, pack, splits_for
+from raybench.folder import open_folder
 from raybench.observer import Observer
 from raybench.once import SharedOnce
 from raybench.outputs import MetricContext, Outputs
@@ -73,7 +76,7 @@ def run_trial(spec: TrialSpec, context: Mapping[str, Any], shop: Workshop) -> di
 
     ``context`` are columns that the plan knows (experiment, variant, selected_on, ...). An exception of the method
     becomes a ``failed`` row with its reason; only ``WrongDevice``, ``UserError`` about the data (absent, or another
-    checksum on this node) and interrupts leave this function.
+    checksum on this node), ``StorageError`` and interrupts leave this function.
     """
     started, clock0 = datetime.datetime.now(datetime.UTC), time.perf_counter()
     if not context.get("skip"):
@@ -93,7 +96,7 @@ def run_trial(spec: TrialSpec, context: Mapping[str, Any], shop: Workshop) -> di
                 _reference(run)
             else:
                 _method(run)
-    except WrongDevice:
+    except (WrongDevice, StorageError):
         raise
     except Exception as error:  # a bug in a trial is a row with its reason, never a lost run
         row |= {"status": "failed", "reason": _reason(error)}
@@ -353,11 +356,11 @@ def _cost(run: _Run, cost: Mapping[str, float], shared_s: float, peak: int | Non
 
 
 def _keep(run: _Run, name: str, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors of this trial under ``artifacts/<trial id>/``, by an atomic replace."""
+    """Write tensors of this trial under ``artifacts/<trial id>/``."""
     if not tensors or run.shop.settings.artifacts is None or run.spec.phase == SEARCH:
         return
     kept = {k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}
-    _write(run, f"{name}.safetensors", lambda path: save_file(kept, path))
+    _write(run, f"{name}.safetensors", save(kept))
 
 
 def _keep_images(run: _Run, images: Mapping[str, Tensor]) -> None:
@@ -368,20 +371,14 @@ def _keep_images(run: _Run, images: Mapping[str, Tensor]) -> None:
 
     for name, pixels in images.items():
         columns = math.ceil(math.sqrt(len(pixels)))
-
-        def save(path: Path, pixels: Tensor = pixels, columns: int = columns) -> None:
-            save_image(pixels.float().clamp(0.0, 1.0), path, format="png", nrow=columns, padding=1)
-
-        _write(run, f"{name}.png", save)
+        buffer = io.BytesIO()
+        save_image(pixels.float().clamp(0.0, 1.0), buffer, format="png", nrow=columns, padding=1)
+        _write(run, f"{name}.png", buffer.getvalue())
 
 
-def _write(run: _Run, name: str, save: Callable[[Path], None]) -> None:
+def _write(run: _Run, name: str, data: bytes) -> None:
     assert run.shop.settings.artifacts is not None
-    folder = Path(run.shop.settings.artifacts) / run.spec.trial_id
-    folder.mkdir(parents=True, exist_ok=True)
-    scratch = folder / f".{name}.{os.getpid()}"
-    save(scratch)
-    os.replace(scratch, folder / name)
+    open_folder(run.shop.settings.artifacts).put(f"{run.spec.trial_id}/{name}", data)
 
 
 def _reason(error: Exception) -> str:

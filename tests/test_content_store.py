@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -13,7 +14,8 @@ import torch
 from torch import nn
 
 from raybench.content_store import ContentStore, state_of
-from raybench.errors import UserError
+from raybench.errors import StorageError
+from raybench.folder import LocalFolder
 
 TENSORS = {
     "w": torch.randn(3, 4, generator=torch.Generator().manual_seed(0)),
@@ -26,7 +28,13 @@ RECORD = {"train_s": 0.1 + 0.2, "by": "x", "peak": None, "nested": {"b": [1, 2],
 
 
 def files_of(store: ContentStore) -> Path:
-    return store.root / "kind" / "ab" / "abcd"
+    assert isinstance(store.folder, LocalFolder)
+    return store.folder.path / "kind" / "ab" / "abcd"
+
+
+def tensors_of(folder: Path) -> Path:
+    (file,) = folder.glob("*.safetensors")
+    return file
 
 
 @pytest.fixture
@@ -45,7 +53,7 @@ def assert_whole(store: ContentStore, key: str = "abcd") -> None:
     for name, t in TENSORS.items():
         assert (tensors[name].dtype, tensors[name].shape) == (t.dtype, t.shape)
         assert torch.equal(tensors[name].nan_to_num(), t.nan_to_num())
-    assert {k: v for k, v in record.items() if k != "sha256"} == RECORD
+    assert {k: v for k, v in record.items() if k not in ("sha256", "file")} == RECORD
 
 
 def test_what_comes_out_is_what_went_in(store: ContentStore) -> None:
@@ -77,7 +85,7 @@ def test_keys_and_kinds_are_apart(store: ContentStore) -> None:
     entry = store.get("other", "abcd")
     assert entry is not None
     assert entry[0]["w"].tolist() == [1.0]
-    (files_of(store) / "tensors.safetensors").unlink()
+    tensors_of(files_of(store)).unlink()
     assert store.get("kind", "abcd") is None
     assert store.get("kind", "abcf") is not None
 
@@ -96,11 +104,11 @@ def flip(path: Path, position: int) -> None:
 
 
 DAMAGE = {
-    "flipped byte": lambda folder: flip(folder / "tensors.safetensors", -1),
-    "flipped header": lambda folder: flip(folder / "tensors.safetensors", 9),
-    "truncated": lambda folder: os.truncate(folder / "tensors.safetensors", 20),
-    "emptied": lambda folder: os.truncate(folder / "tensors.safetensors", 0),
-    "no tensors": lambda folder: (folder / "tensors.safetensors").unlink(),
+    "flipped byte": lambda folder: flip(tensors_of(folder), -1),
+    "flipped header": lambda folder: flip(tensors_of(folder), 9),
+    "truncated": lambda folder: os.truncate(tensors_of(folder), 20),
+    "emptied": lambda folder: os.truncate(tensors_of(folder), 0),
+    "no tensors": lambda folder: tensors_of(folder).unlink(),
     "no record": lambda folder: (folder / "record.json").unlink(),
     "empty folder": lambda folder: [f.unlink() for f in folder.iterdir()],
     "record cut short": lambda folder: os.truncate(folder / "record.json", 10),
@@ -117,10 +125,10 @@ DAMAGE = {
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_damage_is_found_and_can_be_made_good(store: ContentStore, kind: str) -> None:
     DAMAGE[kind](files_of(store))
-    assert ContentStore(store.root).get("kind", "abcd") is None
+    assert ContentStore(str(store.folder)).get("kind", "abcd") is None
     store.put("kind", "abcd", TENSORS, RECORD)
     assert_whole(store)
-    assert list((store.root / ".staging").iterdir()) == []
+    assert list((Path(str(store.folder)) / ".staging").iterdir()) == []
 
 
 def test_what_lost_its_record_can_be_made_good_unread(store: ContentStore) -> None:
@@ -135,37 +143,59 @@ def test_a_failed_write_leaves_nothing(store: ContentStore, monkeypatch: pytest.
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match="No space left"):
+    with pytest.raises(StorageError, match="No space left"):
         store.put("kind", "new", TENSORS, RECORD)
     assert not store.has("kind", "new")
-    assert list((store.root / ".staging").iterdir()) == []
+    assert list((Path(str(store.folder)) / ".staging").iterdir()) == []
 
 
 def test_an_entry_appears_whole(store: ContentStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the moment of the one rename, all files are written and the key is not there yet."""
-    rename, seen = os.rename, []
+    """The record comes last, by one replace: before it the tensors lie there and the key is not there yet."""
+    replace, seen = os.replace, []
 
-    def watched(source: str, target: str) -> None:
-        seen.append((sorted(f.name for f in Path(source).iterdir()), store.has("kind", "new")))
-        rename(source, target)
+    def watched(source: str, target: Path) -> None:
+        seen.append((target.suffix, store.has("kind", "new"), store.get("kind", "new")))
+        replace(source, target)
 
-    monkeypatch.setattr(os, "rename", watched)
+    monkeypatch.setattr(os, "replace", watched)
     store.put("kind", "new", TENSORS, RECORD)
-    assert seen == [(["record.json", "tensors.safetensors"], False)]
+    assert seen == [(".safetensors", False, None), (".json", False, None)]
+    assert_whole(store, "new")  # looking in between took nothing away
 
 
-def test_the_second_of_two_writers_drops_its_own(store: ContentStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    rename = os.rename
+def test_of_two_writers_one_whole_entry_stands(store: ContentStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their tensors may differ in the last bit: what stands is one writer's record with the same writer's tensors."""
+    replace = os.replace
 
     def late(source: str, target: str) -> None:
-        monkeypatch.setattr(os, "rename", rename)
-        ContentStore(store.root).put("kind", "new", TENSORS, RECORD)  # the other writer gets in between
-        rename(source, target)
+        monkeypatch.setattr(os, "replace", replace)
+        other = {**TENSORS, "w": TENSORS["w"] + 1}
+        ContentStore(str(store.folder)).put("kind", "new", other, RECORD)  # the other writer gets in between
+        replace(source, target)
 
-    monkeypatch.setattr(os, "rename", late)
+    monkeypatch.setattr(os, "replace", late)
     store.put("kind", "new", TENSORS, RECORD)
     assert_whole(store, "new")
-    assert list((store.root / ".staging").iterdir()) == []
+    assert list((Path(str(store.folder)) / ".staging").iterdir()) == []
+
+
+def test_entries_of_earlier_versions_are_read(store: ContentStore) -> None:
+    """They have one fixed name for the tensors, which the record does not repeat."""
+    folder = files_of(store)
+    record = {k: v for k, v in json.loads((folder / "record.json").read_text()).items() if k not in ("sha256", "file")}
+    old = tensors_of(folder).rename(folder / "tensors.safetensors")
+    digest = hashlib.sha256(old.read_bytes() + json.dumps(record, sort_keys=True).encode()).hexdigest()
+    (folder / "record.json").write_text(json.dumps({**record, "sha256": digest}))
+    assert_whole(store)
+
+
+def test_a_record_cannot_point_out_of_its_entry(store: ContentStore, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere.safetensors"
+    elsewhere.write_bytes(tensors_of(files_of(store)).read_bytes())
+    record = {**RECORD, "file": f"../../../../{elsewhere.name}"}
+    digest = hashlib.sha256(elsewhere.read_bytes() + json.dumps(record, sort_keys=True).encode()).hexdigest()
+    (files_of(store) / "record.json").write_text(json.dumps({**record, "sha256": digest}))
+    assert store.get("kind", "abcd") is None
 
 
 WRITER = """
@@ -193,9 +223,9 @@ def test_two_processes_write_the_same_keys(tmp_path: Path) -> None:
 def test_a_root_that_takes_no_writes_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")  # a folder under a file: impossible for root too
     store = ContentStore(tmp_path / "file" / "store")
-    with pytest.raises(UserError, match=r"writable folder, got .*store .*--store DIR"):
+    with pytest.raises(StorageError, match=r"store must be writable, got .*store .*--store DIR or RAYBENCH_STORE"):
         store.probe()
-    with pytest.raises(UserError, match="must take writes"):
+    with pytest.raises(StorageError, match="must take writes"):
         store.put("kind", "abcd", TENSORS, RECORD)
     assert store.get("kind", "abcd") is None
     assert not store.has("kind", "abcd")

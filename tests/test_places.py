@@ -22,31 +22,33 @@ def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_results_default_to_the_name_of_the_experiment(tmp_path: Path) -> None:
-    assert places.results_folder("tiny", None) == tmp_path / "raybench-runs" / "tiny"
+    assert places.results_folder("tiny", None) == str(tmp_path / "raybench-runs" / "tiny")
 
 
 def test_given_results_are_made_absolute(tmp_path: Path) -> None:
-    assert places.results_folder("tiny", "out") == tmp_path / "out"
-    assert places.results_folder("tiny", "~/out") == tmp_path / "home" / "out"
+    assert places.results_folder("tiny", "out") == str(tmp_path / "out")
+    assert places.results_folder("tiny", "~/out") == str(tmp_path / "home" / "out")
 
 
 def test_inside_a_job_results_must_be_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(JOB, "{}")
     for given in (None, "out"):
-        with pytest.raises(UserError, match=r"absolute folder inside a submitted job, got (none|out); name one"):
+        with pytest.raises(
+            UserError, match=r"absolute folder or a URL inside a submitted job, got (none|out); name one"
+        ):
             places.results_folder("tiny", given)
-    assert places.results_folder("tiny", str(tmp_path / "out")) == tmp_path / "out"
+    assert places.results_folder("tiny", str(tmp_path / "out")) == str(tmp_path / "out")
 
 
 def test_store_is_given_or_from_the_environment_or_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    results = tmp_path / "runs" / "out"
-    assert places.store_folder(None, results, cluster=False) == tmp_path / "home" / ".cache" / "raybench"
+    results = str(tmp_path / "runs" / "out")
+    assert places.store_folder(None, results, cluster=False) == str(tmp_path / "home" / ".cache" / "raybench")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert places.store_folder(None, results, cluster=False) == tmp_path / "cache" / "raybench"
-    assert places.store_folder(None, results, cluster=True).parent == results.parent
+    assert places.store_folder(None, results, cluster=False) == str(tmp_path / "cache" / "raybench")
+    assert places.store_folder(None, results, cluster=True) == str(tmp_path / "runs" / ".raybench-store")
     monkeypatch.setenv("RAYBENCH_STORE", "env")
-    assert places.store_folder(None, results, cluster=True) == tmp_path / "env"
-    assert places.store_folder("given", results, cluster=True) == tmp_path / "given"
+    assert places.store_folder(None, results, cluster=True) == str(tmp_path / "env")
+    assert places.store_folder("given", results, cluster=True) == str(tmp_path / "given")
 
 
 def test_data_is_given_or_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -56,12 +58,19 @@ def test_data_is_given_or_from_the_environment(monkeypatch: pytest.MonkeyPatch, 
     assert places.data_root("given") == str(tmp_path / "given")
 
 
-@pytest.mark.parametrize("given", ["s3://bucket/x", "gs://bucket", "file:///x"])
-def test_urls_are_refused(given: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--results must be a folder that every node sees, got the URL"):
+def test_urls_of_object_stores_stay_as_they_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(JOB, "{}")
+    assert places.results_folder("tiny", "s3://bucket/run/") == "s3://bucket/run"
+    assert places.store_folder("s3://bucket/store", "/x", cluster=False) == "s3://bucket/store"
+    assert places.store_folder(None, "s3://bucket/a/run", cluster=True) == "s3://bucket/a/.raybench-store"
+    assert places.store_folder(None, "s3://bucket", cluster=True) == "s3://bucket/.raybench-store"
+    assert places.results_folder("tiny", f"file://{tmp_path}/x") == str(tmp_path / "x")
+
+
+@pytest.mark.parametrize("given", ["sftp://host/x", "http://host/x", "s3://", "nosuch://x/y"])
+def test_other_urls_are_refused(given: str) -> None:
+    with pytest.raises(UserError, match=r"storage URL must be s3://bucket/prefix or gs://bucket/prefix, got .*mount"):
         places.results_folder("tiny", given)
-    with pytest.raises(UserError, match="--store must be a folder that every node sees, got the URL"):
-        places.store_folder(given, tmp_path, cluster=False)
 
 
 def test_folder_that_cannot_be_named() -> None:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import raybench
 from raybench.data import RawData
-from raybench.errors import UserError
+from raybench.errors import StorageError, UserError
 from raybench.evaluation import FINAL_SPLITS, unpack
 from raybench.leaderboard.schema import MetricInfo, check_row, comparable, trial_schema
 from raybench.metrics import DEFAULT_METRICS
@@ -440,11 +440,10 @@ def test_skipped_runs_nothing(tmp_path: Path, method: Register) -> None:
     assert not (tmp_path / "store").exists()
 
 
-def test_a_store_that_takes_no_writes_is_a_failed_row(tmp_path: Path) -> None:
+def test_a_store_that_takes_no_writes_ends_the_run_and_is_no_row(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("in the way")
-    row = checked(run_trial(trial_of("original", REFERENCE), {}, shop_at(tmp_path)))
-    assert row["status"] == "failed"
-    assert "must take writes" in row["reason"]
+    with pytest.raises(StorageError, match="store must take writes"):
+        run_trial(trial_of("original", REFERENCE), {}, shop_at(tmp_path))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")

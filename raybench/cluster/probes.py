@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import uuid
 from collections.abc import Sequence
-from pathlib import Path
 
 import ray
 import torch
@@ -14,6 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raybench.cluster.aggregator import last_line
 from raybench.cluster.trial_actor import node_name
 from raybench.errors import UserError
+from raybench.folder import open_folder
 from raybench.version import __version__
 
 PROBE_S = 120.0  # a node that does not answer a trivial task for so long will not run trials either
@@ -49,29 +49,27 @@ def versions() -> dict[str, str]:
 
 
 def check_nodes(node_ids: Sequence[str], results: str, store: str) -> None:
-    """``UserError`` unless raybench and torch are the driver's on every node, and both folders are shared:
-    the node reads what the driver wrote there, and the driver what the node wrote."""
+    """``UserError`` unless raybench and torch are the driver's on every node, and both places are shared (paths and
+    URLs alike): the node reads what the driver wrote there, and the driver what the node wrote."""
     token = uuid.uuid4().hex
-    folders = {"results": results, "store": store}
-    paths = {name: Path(where) for name, where in folders.items() if "://" not in where}
-    for path in paths.values():
-        path.mkdir(parents=True, exist_ok=True)
-        (path / f".probe-{token}").write_text(token)
+    places = {"results": results, "store": store}
+    folders = {kind: open_folder(where) for kind, where in places.items()}
+    for folder in folders.values():
+        folder.put(f".probe-{token}-driver", token.encode())
     try:
-        _ask_nodes(node_ids, paths, token)
+        _ask_nodes(node_ids, places, token)
     finally:
-        for path in paths.values():
-            for file in path.glob(f".probe-{token}*"):
-                file.unlink(missing_ok=True)
+        for folder in folders.values():
+            for who in ("driver", *node_ids):
+                folder.delete(f".probe-{token}-{who}")
 
 
-def _ask_nodes(node_ids: Sequence[str], paths: dict[str, Path], token: str) -> None:
-    asked = {name: str(path) for name, path in paths.items()}
+def _ask_nodes(node_ids: Sequence[str], places: dict[str, str], token: str) -> None:
     answers = {}
     for node_id in node_ids:
         here = NodeAffinitySchedulingStrategy(node_id=node_id, soft=False)
         probe = ray.remote(_look).options(num_cpus=0, max_retries=1, scheduling_strategy=here)
-        answers[node_id] = probe.remote(asked, token, node_id)
+        answers[node_id] = probe.remote(places, token, node_id)
     for node_id, reference in answers.items():
         name = node_name(node_id)
         try:
@@ -85,24 +83,35 @@ def _ask_nodes(node_ids: Sequence[str], paths: dict[str, Path], token: str) -> N
         wrong = [f"{k} {found[k]} (here {v})" for k, v in versions().items() if found[k] != v]
         if wrong:
             raise UserError(f"every node must have the same versions, node {name} has {', '.join(wrong)}; align them")
-        for kind, path in paths.items():
-            if kind in unseen or not (path / f".probe-{token}-{node_id}").exists():
+        for kind, where in places.items():
+            if kind not in unseen and open_folder(where).has(f".probe-{token}-{node_id}"):
+                continue
+            if unseen.get(kind):
                 raise UserError(
-                    f"the {kind} folder must be shared by all nodes, got {path}, which node {name} does not share "
-                    f"with the driver's; give a path on shared storage with --{kind}"
+                    f"the {kind} must be usable from all nodes, on node {name}: {unseen[kind]}; "
+                    f"mend it there or give another place with --{kind}"
                 )
+            raise UserError(
+                f"the {kind} folder must be shared by all nodes, got {where}, which node {name} does not share "
+                f"with the driver's; give a path on shared storage, or an s3:// URL, with --{kind}"
+            )
 
 
-def _look(folders: dict[str, str], token: str, node_id: str) -> tuple[list[str], dict[str, str]]:
-    """On a node: which folders lack the driver's token. Leaves this node's own token in the others."""
-    unseen = []
-    for kind, where in folders.items():
+def _look(places: dict[str, str], token: str, node_id: str) -> tuple[dict[str, str], dict[str, str]]:
+    """On a node: which places lack the driver's token, with what was wrong where something was. Leaves this node's own
+    token in the others."""
+    unseen = {}
+    for kind, where in places.items():
         try:
-            seen = (Path(where) / f".probe-{token}").read_text() == token
+            folder = open_folder(where)
+            with folder.open(f".probe-{token}-driver") as file:
+                seen = file.read() == token.encode()
             if seen:  # elsewhere nobody would clean it up
-                (Path(where) / f".probe-{token}-{node_id}").write_text(token)
-        except OSError:
-            seen = False  # not there, or not writable here: the driver says so
-        if not seen:
-            unseen.append(kind)
+                folder.put(f".probe-{token}-{node_id}", token.encode())
+            else:
+                unseen[kind] = ""
+        except FileNotFoundError:
+            unseen[kind] = ""
+        except UserError as error:  # not readable or writable here, no credentials, no package
+            unseen[kind] = str(error)
     return unseen, versions()

@@ -15,6 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from raybench.folder import open_folder
 from raybench.leaderboard.figure_data import (
     Frames,
     Skip,
@@ -30,7 +31,6 @@ from raybench.leaderboard.figure_data import (
     retrained,
     swept,
 )
-from raybench.leaderboard.folder import open_folder
 from raybench.leaderboard.query import load_leaderboard, load_trials
 from raybench.leaderboard.store import ResultStore
 
@@ -62,14 +62,14 @@ LEGEND = {
 }
 
 
-def draw_all(results: str | os.PathLike[str], out: str | None = None) -> tuple[list[Path], dict[str, str]]:
+def draw_all(results: str | os.PathLike[str], out: str | None = None) -> tuple[list[str], dict[str, str]]:
     """Draw every figure that applies into ``<results>/figures`` (or ``out``).
 
     Gives the files written, and name -> reason of the figures that the rows do not allow.
     """
     frames = Frames(load_leaderboard(results), load_trials(results), ResultStore(results).series())
-    folder = Path(out).expanduser() if out is not None else Path(results) / "figures"
-    drawn: list[Path] = []
+    folder = str(Path(out).expanduser()) if out is not None else f"{os.fspath(results)}/figures"
+    drawn: list[str] = []
     skipped: dict[str, str] = {}
     with mpl.rc_context(STYLE):
         for name, draw in FIGURES.items():
@@ -81,14 +81,14 @@ def draw_all(results: str | os.PathLike[str], out: str | None = None) -> tuple[l
     return drawn, skipped
 
 
-def _save(figure: Figure, folder: Path, name: str) -> list[Path]:
+def _save(figure: Figure, folder: str, name: str) -> list[str]:
     store = open_folder(folder)
     paths = []
     for form, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
         buffer = io.BytesIO()
         figure.savefig(buffer, format=form, dpi=DPI, metadata=metadata)
         store.put(f"{name}.{form}", buffer.getvalue())
-        paths.append(folder / f"{name}.{form}")
+        paths.append(f"{folder}/{name}.{form}")
     return paths
 
 

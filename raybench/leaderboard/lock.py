@@ -6,6 +6,7 @@ another host when its heartbeat stands still for ``lapse_s`` seconds of *our* cl
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -19,8 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from raybench.errors import UserError
-from raybench.leaderboard.folder import LocalFolder, open_folder
+from raybench.errors import StorageError, UserError
+from raybench.folder import LocalFolder, open_folder
 
 NAME = "driver.lock"
 
@@ -91,7 +92,7 @@ class DriverLock:
 
     def acquire(self) -> None:
         """Take the lock; waits only while a heartbeat of another host is watched."""
-        self.folder.prepare()
+        self.folder.prepare("results folder", "--results")
         watched: str | None = None
         since = 0.0
         while True:
@@ -140,7 +141,11 @@ class DriverLock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.release()
+        if error is None:
+            self.release()
+        else:  # what ended the run is what people must hear, not that its storage cannot take the lock back either
+            with contextlib.suppress(StorageError):
+                self.release()
 
     def _entry(self) -> bytes:
         entry = {
@@ -186,7 +191,7 @@ class DriverLock:
                         self._lost = True
                         return
                     self.folder.put(NAME, self._entry())
-            except OSError:
+            except StorageError:
                 continue  # a full or stalled disk: the next beat tries again, the rows' own write reports it
 
 

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raybench.errors import UserError, unknown
+from raybench.folder import Folder
 from raybench.leaderboard.cells import gates_hold
-from raybench.leaderboard.folder import Folder
 from raybench.leaderboard.lines import (
     AVERAGED,
     gold_floors,

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raybench.errors import UserError, unknown
-from raybench.leaderboard.folder import open_folder
+from raybench.folder import open_folder
 from raybench.leaderboard.schema import (
     SEARCHES_SCHEMA,
     SERIES_SCHEMA,
@@ -64,7 +64,7 @@ class ResultStore:
     def open_for_writing(cls, directory: str | os.PathLike[str], metrics: Sequence[MetricInfo] = ()) -> ResultStore:
         """Create the folder, prove by a real write that rows can be kept, and index the rows already there."""
         store = cls(directory, metrics)
-        store.folder.prepare()
+        store.folder.prepare("results folder", "--results")
         store._index()
         return store
 
@@ -185,12 +185,7 @@ class ResultStore:
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
         name = f"{kind}/part-{stamp:020d}-{uuid.uuid4().hex}.parquet"
-        try:
-            self.folder.put(name, sink.getvalue().to_pybytes())
-        except OSError as error:
-            raise UserError(
-                f"rows must be kept in {self.folder}, got {error.strerror or error}; make room there"
-            ) from error
+        self.folder.put(name, sink.getvalue().to_pybytes())
         return name
 
     def _replace(self, kind: str, names: Sequence[str], table: pa.Table) -> None:

@@ -1,32 +1,41 @@
-"""A results folder: whole files only, durable before they are visible, on a disk or behind an fsspec URL.
+"""Where results and store live: whole files only, durable before they are visible, on a disk or in an object store.
 
-Parts are staged outside the table's folder (``.staging/``) and moved in by an atomic replace, because a
-half-written file inside it breaks other readers (pandas, duckdb, polars globs). On object storage one PUT is
-atomic already.
+On a disk, local or mounted, files are staged outside the folder that readers list (``.staging/``), flushed, and moved
+in by an atomic replace, because a half-written file inside it breaks other readers (pandas, duckdb, polars globs). An
+object store has atomic PUTs instead (``raybench.bucket``).
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Protocol
 
-from raybench.errors import UserError
+from raybench.bucket import Bucket
+from raybench.errors import StorageError, UserError
 
 STAGING = ".staging"
 _STALE_S = 3600.0  # a staged file this old belongs to a writer that died
 
 
 class Folder(Protocol):
-    """What the store and the lock need of a place. Names are relative, with ``/``."""
+    """What all that a run keeps needs of a place. Names are relative, with ``/``.
+
+    Trouble with the place itself is a ``StorageError``, one line; only a missing file is ``FileNotFoundError``.
+    """
 
     def names(self, sub: str) -> list[str]:
-        """Sorted names ``sub/<file>`` of the visible files in ``sub`` (empty when there is no such folder)."""
+        """Sorted names ``sub/<file>`` of the visible Parquet files in ``sub`` (empty when there is no such folder)."""
+
+    def files(self, sub: str) -> list[str]:
+        """Sorted names of all files below ``sub``, at any depth."""
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file."""
 
     def open(self, name: str) -> IO[bytes]:
         """The file, open for reading; ``FileNotFoundError`` when it is gone."""
@@ -38,19 +47,25 @@ class Folder(Protocol):
         """Remove the file; no error when it is gone already."""
 
     def exists(self) -> bool:
-        """Whether the folder itself is there."""
+        """Whether the folder itself is there (in an object store: anything below the prefix)."""
 
-    def prepare(self) -> None:
-        """Create the folder and prove with a real write that it can be written; ``UserError`` otherwise."""
+    def prepare(self, what: str, option: str) -> None:
+        """Create the folder and prove with a real write that it can be written. ``what`` and ``option`` are for the
+        message: what it is for, and how to give another one."""
 
     def guard(self) -> contextlib.AbstractContextManager[None]:
         """Mutual exclusion between processes of this host where the place offers it."""
 
 
-def open_folder(where: str | os.PathLike[str]) -> LocalFolder | RemoteFolder:
-    """The folder at a path or an fsspec URL (``s3://bucket/prefix``)."""
+def open_folder(where: str | os.PathLike[str]) -> LocalFolder | Bucket:
+    """The folder at a path or an object store's URL (``s3://bucket/prefix``)."""
     text = os.fspath(where)
-    return RemoteFolder(text) if "://" in text else LocalFolder(Path(text))
+    return Bucket(text) if is_url(text) else LocalFolder(Path(text))
+
+
+def is_url(where: str) -> bool:
+    """Whether this names an object store rather than a path."""
+    return "://" in where
 
 
 class LocalFolder:
@@ -72,12 +87,33 @@ class LocalFolder:
             return []
         except NotADirectoryError as error:
             raise UserError(f"a results folder must be a folder, got {self.path}; check the path") from error
+        except OSError as error:
+            raise _refused(self.path / sub, "be readable", error) from error
         return sorted(f"{sub}/{name}" for name in found if name.endswith(".parquet") and name[0] not in "._")
 
+    def files(self, sub: str) -> list[str]:
+        return sorted(path.relative_to(self.path).as_posix() for path in (self.path / sub).rglob("*") if path.is_file())
+
+    def has(self, name: str) -> bool:
+        return (self.path / name).is_file()
+
     def open(self, name: str) -> IO[bytes]:
-        return (self.path / name).open("rb")
+        try:
+            return (self.path / name).open("rb")
+        except FileNotFoundError:
+            raise
+        except NotADirectoryError as error:
+            raise FileNotFoundError(str(self.path / name)) from error
+        except OSError as error:
+            raise _refused(self.path / name, "be a readable file", error) from error
 
     def put(self, name: str, data: bytes) -> None:
+        try:
+            self._put(name, data)
+        except OSError as error:
+            raise _refused(self.path, "take writes", error) from error
+
+    def _put(self, name: str, data: bytes) -> None:
         target = self.path / name
         staged = self.path / STAGING / f"{uuid.uuid4().hex}.part"
         for parent in (staged.parent, target.parent):
@@ -96,21 +132,29 @@ class LocalFolder:
         _sync_folder(target.parent)
 
     def delete(self, name: str) -> None:
-        (self.path / name).unlink(missing_ok=True)
+        try:
+            (self.path / name).unlink()
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError as error:
+            raise _refused(self.path / name, "let itself be deleted", error) from error
 
-    def prepare(self) -> None:
+    def prepare(self, what: str, option: str) -> None:
         # Access bits say nothing for root or a read-only mount: only a write tells.
         probe = f"{STAGING}/probe-{uuid.uuid4().hex}"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self.put(probe, b"probe")
+            self._put(probe, b"probe")
             self.delete(probe)
             for staged in (self.path / STAGING).glob("*.part"):
                 with contextlib.suppress(FileNotFoundError):  # its writer has just moved it in
                     if time.time() - staged.stat().st_mtime > _STALE_S:
                         staged.unlink()
         except OSError as error:
-            raise _not_writable(str(self.path), error) from error
+            raise StorageError(
+                f"the {what} must be writable, got {self.path} ({error.strerror or error}); "
+                f"give another one with {option}, or mend its permissions"
+            ) from error
 
     @contextlib.contextmanager
     def guard(self) -> Iterator[None]:
@@ -120,67 +164,8 @@ class LocalFolder:
             yield  # closing the file, or the death of this process, frees it
 
 
-class RemoteFolder:
-    """A prefix behind an fsspec URL. One object is written by one request, so it is whole or absent."""
-
-    def __init__(self, url: str) -> None:
-        import fsspec
-
-        self.url = url.rstrip("/")
-        protocol = url.split("://", 1)[0]
-        try:
-            self._fs: Any = fsspec.filesystem(protocol)
-        except (ImportError, ValueError) as error:
-            raise UserError(
-                f"a results URL must have a scheme that fsspec can open here, got {url} ({error}); "
-                "install the package that adds it (s3fs, gcsfs, ...) or give a path"
-            ) from error
-        self._root = str(self._fs._strip_protocol(self.url))
-
-    def __str__(self) -> str:
-        return self.url
-
-    def exists(self) -> bool:
-        self._fs.invalidate_cache()
-        return bool(self._fs.exists(self._root))
-
-    def names(self, sub: str) -> list[str]:
-        self._fs.invalidate_cache()
-        try:
-            found = self._fs.ls(f"{self._root}/{sub}", detail=False)
-        except FileNotFoundError:
-            return []
-        names = [str(path).rsplit("/", 1)[-1] for path in found]
-        return sorted(f"{sub}/{name}" for name in names if name.endswith(".parquet") and name[0] not in "._")
-
-    def open(self, name: str) -> IO[bytes]:
-        return io.BytesIO(self._fs.cat_file(f"{self._root}/{name}"))
-
-    def put(self, name: str, data: bytes) -> None:
-        self._fs.pipe_file(f"{self._root}/{name}", data)
-
-    def delete(self, name: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            self._fs.rm_file(f"{self._root}/{name}")
-
-    def prepare(self) -> None:
-        probe = f"{STAGING}/probe-{uuid.uuid4().hex}"
-        try:
-            self.put(probe, b"probe")
-            self.delete(probe)
-        except OSError as error:
-            raise _not_writable(self.url, error) from error
-
-    @contextlib.contextmanager
-    def guard(self) -> Iterator[None]:
-        yield  # object stores have no locks; DriverLock reads its own entry back instead
-
-
-def _not_writable(where: str, error: OSError) -> UserError:
-    return UserError(
-        f"the results folder must be writable, got {where} ({error.strerror or error}); "
-        "give another one with --results, or mend its permissions"
-    )
+def _refused(where: Path, what: str, error: OSError) -> StorageError:
+    return StorageError(f"{where} must {what}, got {error.strerror or error}; make room there or mend its permissions")
 
 
 def _sync_folder(path: Path) -> None:
