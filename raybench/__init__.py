@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from raybench.run import Outcome
 
-__all__ = ["__version__", "load_leaderboard", "load_trials", "pareto", "run"]
+__all__ = ["__version__", "compare", "load_leaderboard", "load_trials", "pareto", "run"]
 
 
 def run(
@@ -64,3 +64,29 @@ def pareto(leaderboard: pd.DataFrame, cost: str = "unlearn_s", loss: str = "dist
     from raybench.leaderboard.query import pareto
 
     return pareto(leaderboard, cost, loss)
+
+
+def compare(
+    a: str | os.PathLike[str] | pd.DataFrame,
+    b: str | os.PathLike[str] | pd.DataFrame,
+    metrics: Sequence[str] | None = None,
+    alpha: float = 0.05,
+) -> pd.DataFrame:
+    """What changed from ``a`` to ``b`` beyond noise, one record per line that both have and metric.
+
+    Args:
+        a: a results folder, or trials as ``load_trials`` gives them.
+        b: likewise; ``difference`` is b minus a.
+        metrics: only these (default: all that both have).
+        alpha: chance of a false alarm over all lines and metrics together (Holm).
+
+    Returns:
+        Records with ``verdict``: ``difference``, ``no difference``, ``under the floor`` or ``too few seeds``; see
+        ``raybench.leaderboard.differences``.
+
+    Raises:
+        raybench.errors.UserError: nothing to compare, fewer than three train seeds a side, different protocols.
+    """
+    from raybench.leaderboard.differences import compare
+
+    return compare(a, b, metrics, alpha)

@@ -18,6 +18,7 @@ EXAMPLES = """examples:
   raybench run jobs/baselines_mnist.yaml --data DIR  a spec of your own, data under DIR
   raybench plan quickstart                         what would run, what is there already, how long it takes
   raybench leaderboard raybench-runs/quickstart    the table again
+  raybench compare raybench-runs/a raybench-runs/b  what changed beyond noise
   raybench list methods --format json              what can be named in a spec
   raybench reproduce mnemonic --data DIR           a source document's numbers beside ours
   raybench figures raybench-runs/gamma_sweep       the figures that its rows allow
@@ -88,6 +89,18 @@ def _parser() -> argparse.ArgumentParser:
     board.add_argument("--force-rank", action="store_true", help="rank lines with fewer than 3 train seeds too")
     board.add_argument("--format", choices=("table", "csv", "markdown", "latex", "json"), default="table")
 
+    versus = commands.add_parser(
+        "compare",
+        help="what changed between two results beyond noise",
+        description="Compare the lines that two results folders share, by train seed, Holm over all lines and "
+        "metrics. Exit code 3 where something differs.",
+    )
+    versus.add_argument("a", metavar="A", help="a results folder")
+    versus.add_argument("b", metavar="B", help="another one; differences are B minus A")
+    versus.add_argument("--metrics", help="only these, such as distance,test_accuracy (default: all that both have)")
+    versus.add_argument("--all", action="store_true", help="also what does not differ (csv and json always hold it)")
+    versus.add_argument("--format", choices=("table", "csv", "markdown", "latex", "json"), default="table")
+
     retry = commands.add_parser("retry", help="run failed trials once more")
     retry.add_argument("results", help="a results folder")
     retry.add_argument("--failed", action="store_true", required=True, help="the trials whose status is failed")
@@ -142,7 +155,7 @@ def _add_places(parser: argparse.ArgumentParser, *, results: bool) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point. Exit codes: 0 done, 1 a trial failed, 2 bad input, 130 interrupted."""
+    """Entry point. Exit codes: 0 done, 1 a trial failed, 2 bad input, 3 a difference found, 130 interrupted."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.version:
@@ -269,6 +282,15 @@ def _leaderboard(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _compare(arguments: argparse.Namespace) -> int:
+    from raybench.leaderboard.differences import compare, found_difference, render_differences
+
+    metrics = arguments.metrics.split(",") if arguments.metrics else None
+    frame = compare(arguments.a, arguments.b, metrics)
+    print(render_differences(frame, arguments.format, every=arguments.all))
+    return 3 if found_difference(frame) else 0
+
+
 def _list(arguments: argparse.Namespace) -> int:
     if arguments.kind == "deviations":
         from raybench.deviations import render
@@ -295,6 +317,7 @@ _COMMANDS = {
     "figures": _figures,
     "plan": _plan,
     "leaderboard": _leaderboard,
+    "compare": _compare,
     "retry": _retry,
     "list": _list,
     "doctor": _doctor,

@@ -141,7 +141,7 @@ def _joined(given: Sequence[Standing], shared: set[Key]) -> pd.DataFrame:
             if other != identity:
                 raise UserError(
                     f"folders that share a problem must have trained it alike, got {' / '.join(key[:3])} in {folder} "
-                    f"and in {standing.folder} with different {_differing(other, identity)}; leave one folder out"
+                    f"and in {standing.folder} with different {differing_parts(other, identity)}; leave one folder out"
                 )
             ids = set(group["trial_id"])
             seen, folder = lines.setdefault(key, (ids, standing.folder))
@@ -161,5 +161,6 @@ def problem_identity(spec: str) -> dict[str, Any]:
     return identity
 
 
-def _differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
+def differing_parts(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
+    """The names of what two problems (``problem_identity``) do not share."""
     return ", ".join(name for name in first if first[name] != second.get(name))

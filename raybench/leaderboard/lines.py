@@ -41,8 +41,7 @@ def make_line(
 ) -> dict[str, Any]:
     """The columns of a line that its own ``rows`` (and the floors of its problem) decide."""
     rows = rows.sort_values(["train_seed", "unlearn_seed"], kind="stable")
-    if line["method"] == "retrain" and (rows["unlearn_seed"] >= 1).any():
-        rows = rows[rows["unlearn_seed"] >= 1]  # gold index 0 is the reference that gaps are measured from
+    rows = compared_rows(rows)
     ok = rows[rows["status"] == "ok"]
     out: dict[str, Any] = {"kind": "reference" if line["method"] in REFERENCES else "method"}
     for metric in metrics:
@@ -63,8 +62,15 @@ def make_line(
     tuned = ok["tuned_here"].dropna().astype(float)
     out["tuned_here"] = float(tuned.mean()) if len(tuned) else None
     out["n"] = int(ok["train_seed"].nunique())
-    out["gates"] = _merged_gates(ok["gates"])
-    return out | _status(rows)
+    out["gates"] = merged_gates(ok["gates"])
+    return out | status_of(rows)
+
+
+def compared_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    """A line's rows without the reference that gaps are measured from (``retrain`` at gold index 0), where there are
+    further ones."""
+    beside = rows[(rows["method"] != "retrain") | (rows["unlearn_seed"] >= 1)]
+    return beside if len(beside) else rows
 
 
 def per_seed(rows: pd.DataFrame, column: str, absolute: bool = False) -> pd.Series[float]:
@@ -92,7 +98,7 @@ def text_or_none(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _merged_gates(column: Iterable[Any]) -> str:
+def merged_gates(column: Iterable[Any]) -> str:
     """Gate -> true when it holds in every row that could judge it, null when none could."""
     merged: dict[str, bool | None] = {}
     for text in column:
@@ -102,7 +108,8 @@ def _merged_gates(column: Iterable[Any]) -> str:
     return json.dumps(merged, sort_keys=True)
 
 
-def _status(rows: pd.DataFrame) -> dict[str, Any]:
+def status_of(rows: pd.DataFrame) -> dict[str, Any]:
+    """``status`` (the worst), ``status_counts`` (JSON) and ``reason`` of a line's rows."""
     found = rows["status"].value_counts()
     counts = {status: int(found[status]) for status in STATUSES if status in found.index}
     worst = max(counts, key=STATUSES.index)

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Hashable, Mapping
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import chdtrc
 
 from raybench.errors import UserError
-from raybench.leaderboard.statistics import MIN_TRAIN_SEEDS, holm, paired_p
+from raybench.leaderboard.statistics import MIN_TRAIN_SEEDS, Interval, holm_adjusted, paired_p, t_interval, welch
 from raybench.seeding import numpy_generator
 
 MIN_PROBLEMS = 10  # fewer, and the chi-squared law of Friedman's statistic is not to be trusted (Demsar 2006)
 DRAWS = 2000
+PAIRED, WELCH = "paired", "Welch"
+K = TypeVar("K", bound=Hashable)
 
 
 class MeanRanks(NamedTuple):
@@ -35,12 +37,14 @@ class MeanRanks(NamedTuple):
 
 
 class MetricDifference(NamedTuple):
-    """One metric of two methods: first minus second, paired by train seed."""
+    """One metric of two methods: first minus second, paired by train seed or (Welch) not."""
 
-    difference: float
-    p: float  # paired t-test, not corrected; NaN where there are too few common seeds
-    n: int
-    apart: bool  # rejected by Holm over the metrics, and not under the floor
+    difference: Interval  # 95 %; NaN where there is nothing to say
+    p: float  # not corrected; NaN where it is not tested
+    adjusted: float  # Holm's, over the metrics that are tested
+    n: tuple[int, int]  # train seeds a side that count
+    test: str  # PAIRED, WELCH or empty: too few seeds
+    apart: bool  # rejected by Holm, and not under the floor
 
 
 def complete_problems(distances: Mapping[str, Mapping[str, float]]) -> list[str]:
@@ -147,47 +151,62 @@ def front_probability(
 
 
 def compare_metrics(
-    first: Mapping[str, Mapping[int, float]],
-    second: Mapping[str, Mapping[int, float]],
-    floors: Mapping[str, float] | None = None,
+    first: Mapping[K, Mapping[int, float]],
+    second: Mapping[K, Mapping[int, float]],
+    floors: Mapping[K, float] | None = None,
     alpha: float = 0.05,
-) -> dict[str, MetricDifference]:
-    """Two methods over the metrics that both have: paired t-tests over common train seeds, Holm over the metrics.
+) -> dict[K, MetricDifference]:
+    """Two methods over the metrics that both have: t-tests over train seeds, Holm over the metrics.
 
-    ``first`` and ``second``: metric -> train seed -> value (unlearn seeds averaged). ``floors``: metric -> gold-vs-gold
-    floor; a mean difference below it is a tie whatever the test says. A metric with fewer than ``MIN_TRAIN_SEEDS``
-    common seeds is not tested.
+    ``first`` and ``second``: metric -> train seed -> value (unlearn seeds averaged); a key may as well be a line and a
+    metric, then the level holds for all lines together. ``floors``: metric -> gold-vs-gold floor; a mean difference
+    below it is a tie whatever the test says. With ``MIN_TRAIN_SEEDS`` common seeds the test is paired over them, else
+    Welch's with as many seeds a side, else there is none.
     """
-    pairs: dict[str, NDArray[np.float64]] = {}
+    found = {}
     for metric in first:
         if metric in second:
-            common = sorted(first[metric].keys() & second[metric].keys())
-            d = np.array([first[metric][seed] - second[metric][seed] for seed in common], dtype=np.float64)
-            pairs[metric] = d[np.isfinite(d)]
-    tested = {metric: paired_p(d) for metric, d in pairs.items() if len(d) >= MIN_TRAIN_SEEDS}
-    rejected = dict(zip(tested, holm(list(tested.values()), alpha), strict=True))
-    found = {}
-    for metric, d in pairs.items():
-        mean = float(d.mean()) if len(d) else math.nan
-        apart = rejected.get(metric, False) and abs(mean) >= (floors or {}).get(metric, 0.0)
-        found[metric] = MetricDifference(mean, tested.get(metric, math.nan), len(d), apart)
+            found[metric] = _difference(_finite(first[metric]), _finite(second[metric]))
+    tested = [metric for metric, item in found.items() if item.test]
+    adjusted = dict(zip(tested, holm_adjusted([found[metric].p for metric in tested]), strict=True))
+    for metric, value in adjusted.items():
+        large = not abs(found[metric].difference.mean) < (floors or {}).get(metric, 0.0)  # a NaN is no floor
+        found[metric] = found[metric]._replace(adjusted=value, apart=value <= alpha and large)
     return found
 
 
+def _finite(by: Mapping[int, float]) -> dict[int, float]:
+    return {seed: value for seed, value in by.items() if math.isfinite(value)}
+
+
+def _difference(first: Mapping[int, float], second: Mapping[int, float]) -> MetricDifference:
+    """Not corrected yet."""
+    common = sorted(first.keys() & second.keys())
+    if len(common) >= MIN_TRAIN_SEEDS:
+        d = [first[seed] - second[seed] for seed in common]
+        return MetricDifference(t_interval(d), paired_p(d), math.nan, (len(d), len(d)), PAIRED, False)
+    x, y = ([by[seed] for seed in sorted(by)] for by in (first, second))
+    sizes = (len(x), len(y))
+    if min(sizes) >= MIN_TRAIN_SEEDS:
+        return MetricDifference(*welch(x, y), math.nan, sizes, WELCH, False)
+    mean = float(np.mean(x) - np.mean(y)) if min(sizes) else math.nan
+    return MetricDifference(Interval(mean, math.nan, math.nan, min(sizes)), math.nan, math.nan, sizes, "", False)
+
+
 def tied(
-    first: Mapping[str, Mapping[int, float]],
-    second: Mapping[str, Mapping[int, float]],
-    floors: Mapping[str, float] | None = None,
+    first: Mapping[K, Mapping[int, float]],
+    second: Mapping[K, Mapping[int, float]],
+    floors: Mapping[K, float] | None = None,
     alpha: float = 0.05,
 ) -> bool:
     """Whether no metric tells two methods apart (see ``compare_metrics``); the level holds for all metrics together.
 
-    Raises ``UserError`` where no metric has ``MIN_TRAIN_SEEDS`` common train seeds: no evidence is not a tie.
+    Raises ``UserError`` where no metric has ``MIN_TRAIN_SEEDS`` train seeds a side: no evidence is not a tie.
     """
     found = compare_metrics(first, second, floors, alpha)
-    if all(math.isnan(item.p) for item in found.values()):
-        most = max((item.n for item in found.values()), default=0)
-        raise UserError(f"a tie needs a metric with {MIN_TRAIN_SEEDS} common train seeds, got {most}; run more seeds")
+    if not any(item.test for item in found.values()):
+        most = max((min(item.n) for item in found.values()), default=0)
+        raise UserError(f"a tie needs a metric with {MIN_TRAIN_SEEDS} train seeds a side, got {most}; run more seeds")
     return not any(item.apart for item in found.values())
 
 

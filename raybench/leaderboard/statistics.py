@@ -68,6 +68,33 @@ def holm(p_values: Sequence[float], alpha: float = 0.05) -> list[bool]:
     return rejected
 
 
+def holm_adjusted(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values: ``holm`` rejects at a level where they are at most that level."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted = [1.0] * len(p_values)
+    highest = 0.0
+    for step, i in enumerate(order):
+        highest = max(highest, min(1.0, p_values[i] * (len(p_values) - step)))
+        adjusted[i] = highest
+    return adjusted
+
+
+def welch(first: ArrayLike, second: ArrayLike, level: float = LEVEL) -> tuple[Interval, float]:
+    """Mean of ``first`` minus mean of ``second`` with its interval, and the two-sided p-value of Welch's t-test.
+
+    At least two values a side, all finite. Without any spread p is 1 for equal means and 0 otherwise. ``n`` of the
+    interval is the smaller side's.
+    """
+    x, y = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    parts = [float(side.var(ddof=1)) / len(side) for side in (x, y)]
+    mean, error, n = float(x.mean() - y.mean()), math.sqrt(sum(parts)), min(len(x), len(y))
+    if error <= 1e-15 * abs(mean) or error == 0.0:
+        return Interval(mean, mean, mean, n), 1.0 if mean == 0.0 else 0.0
+    freedom = sum(parts) ** 2 / sum(v**2 / (len(side) - 1) for v, side in zip(parts, (x, y), strict=True))
+    half = float(stdtrit(freedom, 0.5 + level / 2)) * error
+    return Interval(mean, mean - half, mean + half, n), float(2.0 * stdtr(freedom, -abs(mean / error)))
+
+
 def rank_groups(
     distances: Mapping[str, Mapping[int, float]],
     floor: float | None = None,

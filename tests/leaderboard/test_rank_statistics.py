@@ -184,7 +184,7 @@ def test_a_planted_loss_of_three_points_is_found_at_five_seeds() -> None:
     found = [compare_metrics(run(2 * i), run(2 * i + 1, losses={"test_accuracy": 0.03})) for i in range(100)]
     hits = sum(one["test_accuracy"].apart for one in found)
     assert hits >= 90
-    assert found[0]["test_accuracy"].difference == pytest.approx(0.03, abs=0.015)
+    assert found[0]["test_accuracy"].difference.mean == pytest.approx(0.03, abs=0.015)
     assert not tied(run(0), run(1, losses={"test_accuracy": 0.03}))
     others = sum(item.apart for one in found for metric, item in one.items() if metric != "test_accuracy")
     assert others <= 12  # at most about five in a hundred comparisons of two methods
@@ -209,7 +209,26 @@ def test_holm_over_metrics_equals_adjusted_p_values() -> None:
         for i, metric in enumerate(sorted(p, key=lambda m: p[m])):
             highest = max(highest, (len(p) - i) * p[metric])
             adjusted[metric] = highest
+        assert {m: item.adjusted for m, item in found.items()} == pytest.approx({m: min(1.0, adjusted[m]) for m in p})
         assert {m: item.apart for m, item in found.items()} == {m: adjusted[m] <= 0.05 for m in METRICS}
+
+
+def test_without_common_seeds_it_is_welchs_test() -> None:
+    for case in range(20):
+        rng = np.random.default_rng(case)
+        x, y = rng.normal(0.9, 0.01, 3 + case % 4), rng.normal(0.88, 0.03, 5)
+        first, second = {"tow": dict(enumerate(x))}, {"tow": {100 + i: v for i, v in enumerate(y)}}
+        found = compare_metrics(first, second)["tow"]
+        expected = stats.ttest_ind(x, y, equal_var=False)
+        interval = expected.confidence_interval()
+        assert (found.test, found.n) == ("Welch", (len(x), 5))
+        assert found.p == pytest.approx(expected.pvalue, rel=1e-9)
+        assert found.difference[:3] == pytest.approx((x.mean() - y.mean(), interval.low, interval.high), rel=1e-9)
+    two_common = compare_metrics({"tow": by_seed(1, 2, 3, 4)}, {"tow": {2: 1.0, 3: 2.0, 4: 3.0}})["tow"]
+    assert (two_common.test, two_common.n) == ("Welch", (4, 3))
+    flat = {"tow": by_seed(1, 1, 1)}
+    assert compare_metrics(flat, {"tow": {5: 1.0, 6: 1.0, 7: 1.0}})["tow"].p == 1.0
+    assert compare_metrics(flat, {"tow": {5: 2.0, 6: 2.0, 7: 2.0}})["tow"].p == 0.0
 
 
 def test_under_the_floor_is_a_tie() -> None:
@@ -221,13 +240,13 @@ def test_under_the_floor_is_a_tie() -> None:
 
 def test_too_few_common_seeds_are_no_evidence() -> None:
     first = {"tow": by_seed(0.9, 0.91), "loss": by_seed(0.1, 0.1, math.nan)}
-    with pytest.raises(UserError, match="3 common train seeds, got 2"):
+    with pytest.raises(UserError, match="3 train seeds a side, got 2"):
         tied(first, first)
     with pytest.raises(UserError, match="got 0"):
         tied(first, {"other": by_seed(1, 2, 3)})
     # A metric with too few seeds neither counts nor spends any of the level.
     one = compare_metrics({**first, "auc": by_seed(0.5, 0.6, 0.7)}, {**first, "auc": by_seed(0.4, 0.5001, 0.6)})
-    assert (one["tow"].n, one["tow"].apart) == (2, False)
+    assert (one["tow"].n, one["tow"].apart) == ((2, 2), False)
     assert math.isnan(one["tow"].p)
     assert one["auc"].apart
 
