@@ -33,7 +33,12 @@ def retrained_free(outputs: Outputs, context: MetricContext) -> float:
     model's accuracies and the distance of an attack from blindness, which needs no reference. The first two are
     one-sided, as unlearning that makes the model better is no fault. It never looks at the test set, not even in
     finals. ``context.extras`` has the original's accuracies. Retraining itself does not get 0: see the value of the
-    retrained model. How well it orders settings as the true distance does: ``jobs/retrained_free_agreement.py``.
+    retrained model.
+
+    How far to trust it (``jobs/retrained_free_agreement.py`` on the rows in ``results/``): Kendall's tau against
+    ``distance_validation`` over the settings of a search is 0.97 in the median for classes (114 searches), 0.90 for
+    wrong labels (9), but 0.52 for random samples (12), where good settings differ by less than it can see; the
+    setting it picks is 0.000, 0.000 and 0.005 further from the retrained model than the best one, in the median.
     """
     gaps = []
     for split in KEPT:
