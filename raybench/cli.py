@@ -21,6 +21,7 @@ EXAMPLES = """examples:
   raybench compare raybench-runs/a raybench-runs/b  what changed beyond noise
   raybench list methods --format json              what can be named in a spec
   raybench reproduce mnemonic --data DIR           a source document's numbers beside ours
+  raybench report raybench-runs/quickstart         one HTML page that opens offline
   raybench figures raybench-runs/gamma_sweep       the figures that its rows allow
 """
 
@@ -117,6 +118,11 @@ def _parser() -> argparse.ArgumentParser:
     figures = commands.add_parser("figures", help="draw the figures that the rows of a results folder allow")
     figures.add_argument("results", help="a results folder; the figures come into its folder figures/")
     figures.add_argument("--out", metavar="DIR", help="another folder for the figures")
+
+    report = commands.add_parser("report", help="write a leaderboard as one HTML page that opens offline")
+    report.add_argument("results", help="a results folder")
+    report.add_argument("--out", metavar="FILE", help="the page (default: report.html in the results folder)")
+    report.add_argument("--figures", metavar="DIR", help="also write every figure as SVG and PDF into this folder")
 
     doctor = commands.add_parser("doctor", help="what works here: devices, Ray, data, versions")
     doctor.add_argument("--data", metavar="DIR", help="where datasets are (or RAYBENCH_DATA)")
@@ -238,6 +244,27 @@ def _figures(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _report(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from raybench.cards import cards
+    from raybench.leaderboard.page import Sources, write_figures, write_page
+
+    sources = Sources.read(arguments.results)
+    found = cards(sources.frames.leaderboard["method"], sources.spec)
+    if arguments.out is None and "://" in arguments.results:
+        raise UserError(
+            f"the page of results behind a URL must be told where to go, got {arguments.results}; add --out"
+        )
+    out = Path(arguments.out or Path(arguments.results) / "report.html").expanduser()
+    size = write_page(sources, found, out)
+    print(f"{out} ({size / 1e6:.1f} MB)")
+    if arguments.figures:
+        for path in write_figures(sources, found, Path(arguments.figures).expanduser()):
+            print(path)
+    return 0
+
+
 def _tell(outcome: Any) -> int:
     """The table, what went wrong, and where everything is."""
     from raybench.leaderboard.query import load_leaderboard, render
@@ -315,6 +342,7 @@ _COMMANDS = {
     "run": _run,
     "reproduce": _reproduce,
     "figures": _figures,
+    "report": _report,
     "plan": _plan,
     "leaderboard": _leaderboard,
     "compare": _compare,
