@@ -279,7 +279,8 @@ def _counts(outcome: Any) -> int:
     for line in outcome.bad:
         print(line, file=sys.stderr)
     counted = ", ".join(f"{count} {status}" for status, count in sorted(outcome.counted.items()))
-    print(f"{outcome.ran} trials run now ({outcome.trained} reference models trained); rows: {counted}")
+    late = f", {outcome.measured} rows measured after their trials" if outcome.measured else ""
+    print(f"{outcome.ran} trials run now ({outcome.trained} reference models trained){late}; rows: {counted}")
     if outcome.bad:
         print(f"{len(outcome.bad)} failed; run them again with: raybench retry --failed {outcome.results}")
     print(f"leaderboard: {outcome.results}/leaderboard.parquet")

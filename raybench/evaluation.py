@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -10,8 +11,8 @@ from torch import Tensor, nn
 
 from raybench.data import Split
 from raybench.errors import MetricUnavailable
-from raybench.outputs import MetricContext, Outputs, SplitOutputs
-from raybench.registry import MATCH_RETRAINED, METRICS, MetricEntry
+from raybench.outputs import MetricContext, Outputs, SplitOutputs, Worlds
+from raybench.registry import HALF_WORLDS, MATCH_RETRAINED, METRICS, WHOLE_WORLDS, MetricEntry
 
 BATCH_SIZE = 1024  # part of the protocol: another size may change the last bit of a logit
 SEARCH_SPLITS = ("retain", "forget", "validation", "validation_forgotten")
@@ -80,29 +81,32 @@ def measure(
     retrained: Outputs | None,
     context: MetricContext,
     probes: Probes | None = None,
+    pooled: bool = False,
 ) -> tuple[dict[str, float | None], dict[str, str]]:
     """Columns ``<m>``, ``<m>_retrained``, ``<m>_gap`` of each metric, and ``missing`` (metric -> reason).
 
     ``retrained`` is None for a user's own model without a recipe: gaps are null then. Metrics that look at the
     test set are left out of a search (``context.held_out == "validation"``), metrics that probe the models wherever
-    ``probes`` is None. A value whose counterpart of the retrained model is missing stands, with the reason.
+    ``probes`` is None, and metrics of the oracle pool unless ``pooled``. A value whose counterpart of the retrained
+    model is missing stands, with the reason. The counterpart of a metric of whole worlds is gold against gold.
     """
     columns: dict[str, float | None] = {}
     missing: dict[str, str] = {}
     for name in names:
         entry = METRICS[name]
         value = reference = gap = None
-        if entry.final_only and context.held_out != "test":
-            missing[name] = "looks at the test set, which a search never does"
-        elif entry.pair and retrained is None:
-            missing[name] = "needs a retrained model, which this problem does not have"
-        elif entry.probe and probes is None:
-            missing[name] = "probes the models, which only finals and references do"
+        if reason := _barred(entry, retrained, context, probes, pooled):
+            missing[name] = reason
         else:
             try:
                 value = _value(entry, outputs, retrained, context, probes)
-                if retrained is not None and (not entry.pair or entry.direction == MATCH_RETRAINED):
+                if entry.pool in WHOLE_WORLDS:
+                    reference = _of_gold(
+                        entry, dataclasses.replace(context.worlds(), seed=context.evaluate_seed), context
+                    )
+                elif retrained is not None and (not entry.pair or entry.direction == MATCH_RETRAINED):
                     reference = _of_retrained(entry, retrained, context, probes)
+                if reference is not None:
                     gap = value - reference
             except MetricUnavailable as error:
                 missing[name] = str(error)
@@ -110,12 +114,41 @@ def measure(
     return columns, missing
 
 
+def _barred(
+    entry: MetricEntry, retrained: Outputs | None, context: MetricContext, probes: Probes | None, pooled: bool
+) -> str | None:
+    """Why this kind of row cannot have the metric now, whatever its outputs are."""
+    if entry.final_only and context.held_out != "test":
+        return "looks at the test set, which a search never does"
+    if entry.pool and not pooled:
+        return "is measured after the finals, from the oracle pool"
+    if entry.pair and retrained is None:
+        return "needs a retrained model, which this problem does not have"
+    if entry.probe and probes is None:
+        return "probes the models, which only finals and references do"
+    return None
+
+
 def _value(
     entry: MetricEntry, outputs: Outputs, retrained: Outputs | None, context: MetricContext, probes: Probes | None
 ) -> float:
+    if entry.pool in WHOLE_WORLDS:
+        worlds = context.worlds()
+        if worlds.unlearned is worlds.gold:  # the row of a retrained model
+            return _of_gold(entry, worlds, context)
+        return _mean(entry, worlds.halves() if entry.pool == HALF_WORLDS else [worlds], context)
     if entry.probe and probes is not None:
         return _finite(probes.value(entry, context), entry.name)
     return _finite(entry.fn(*((outputs, retrained) if entry.pair else (outputs,)), context), entry.name)
+
+
+def _of_gold(entry: MetricEntry, worlds: Worlds, context: MetricContext) -> float:
+    """Gold against gold: the mean over draws of two disjoint halves of the gold world."""
+    return _mean(entry, worlds.gold_halves(), context)
+
+
+def _mean(entry: MetricEntry, draws: Sequence[Worlds], context: MetricContext) -> float:
+    return sum(_finite(entry.fn(draw, context), entry.name) for draw in draws) / len(draws)
 
 
 def _of_retrained(entry: MetricEntry, retrained: Outputs, context: MetricContext, probes: Probes | None) -> float:

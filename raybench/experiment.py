@@ -83,8 +83,9 @@ class Experiment:
     evaluate_seed: int
     split_seed: int
     draw_seed: int
-    gold_seeds: int  # retrained models a problem and train seed: the reference, then ``oracles`` or more
-    oracles: int
+    gold_seeds: int  # retrained models with rows of their own: the reference and those that give the floor
+    oracles: int  # models a world of the oracle pool, for every problem and train seed
+    shadows: int  # models of random halves of the data in it
     search: SearchPlan
     validation: float
     metrics: tuple[str, ...]
@@ -141,8 +142,9 @@ def make_experiment(raw: Mapping[str, Any]) -> Experiment:
         evaluate_seed=spec.seeds.evaluate,
         split_seed=spec.seeds.split,
         draw_seed=spec.seeds.draw,
-        gold_seeds=max(spec.gold_seeds, spec.oracles + 1),
+        gold_seeds=spec.gold_seeds,
         oracles=spec.oracles,
+        shadows=spec.shadows,
         search=SearchPlan(
             spec.search.trials,
             spec.search.round_size,

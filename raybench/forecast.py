@@ -61,6 +61,7 @@ def count(plan: Plan, ledger: Ledger) -> dict[str, dict[str, int]]:
         "references": _stage(len(references), sum(trial_id in ledger.rows for trial_id in references)),
         "search": _stage(budget, tried),
         "finals": _stage(plan.count_finals(), finals_done),
+        "oracles": _stage(plan.count_oracles(), sum(r.spec.trial_id in ledger.rows for r in plan.oracles(ledger))),
     }
 
 
@@ -77,8 +78,8 @@ def estimate_s(prepared: Prepared, stages: Mapping[str, Mapping[str, int]]) -> d
             wall.setdefault(row["phase"], []).append(row["wall_s"])
     trainings = [_training_s(prepared, problem) for problem in prepared.plan.problems]
     mean_training = sum(trainings) / len(trainings)
-    phases = {"references": "reference", "search": "search", "finals": "final"}
-    shares = {"references": 1.0, "search": TRIAL_SHARE, "finals": TRIAL_SHARE}
+    phases = {"references": "reference", "search": "search", "finals": "final", "oracles": "oracle"}
+    shares = {"references": 1.0, "search": TRIAL_SHARE, "finals": TRIAL_SHARE, "oracles": 1.0}
     seconds, basis = 0.0, set()
     for stage, phase in phases.items():
         seen = wall.get(phase, [])

@@ -9,6 +9,7 @@ from typing import Any
 from raybench.spec import TrialSpec
 
 Row = Mapping[str, Any]
+MEASURE = "measure"  # of a request's context: metrics to measure of a row that exists, instead of running the trial
 SearchKey = tuple[str, int, int, int]  # search id, round, index, train seed
 
 
@@ -40,6 +41,10 @@ class Ledger:
     def done(self, trial_id: str) -> bool:
         """Whether the trial has a row."""
         return trial_id in self.rows
+
+    def ok(self, trial_id: str) -> bool:
+        """Whether the trial has a row with results."""
+        return trial_id in self.rows and self.rows[trial_id]["status"] == "ok"
 
     def missing(self, requests: Iterable[Request]) -> list[Request]:
         """The requests without a row, each trial once."""

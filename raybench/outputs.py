@@ -10,6 +10,26 @@ import torch
 from torch import Tensor
 
 from raybench.errors import MetricUnavailable
+from raybench.seeding import numpy_generator
+
+DRAWS = 10  # random halves of a world over which a statistic is averaged
+
+
+def logit_statistic(logits: Tensor, labels: Tensor) -> Tensor:
+    """phi = log(p_y / (1 - p_y)) of the true label, in nats: float64 [..., n].
+
+    ``logits`` [..., n, K] of n examples (leading dimensions: models), ``labels`` int64 [n]. Computed as
+    z_y - logsumexp over k != y of z_k, so no probability is formed and nothing saturates; the softmax of ``logits``
+    gives the same number. The statistic of LiRA (Carlini et al. 2022, arXiv:2112.03570, section IV.C) and the margin of
+    KLoM (Georgiev et al. 2024, arXiv:2410.23232).
+    """
+    if logits.shape[-1] < 2:
+        raise MetricUnavailable(f"the logit statistic needs at least two classes, got {logits.shape[-1]}")
+    z = logits.double()
+    at = labels.view(-1, 1).expand(*z.shape[:-1], 1)
+    own = z.gather(-1, at).squeeze(-1)
+    others = z.scatter(-1, at, -torch.inf)
+    return own - torch.logsumexp(others, dim=-1)
 
 
 @dataclass(frozen=True)
@@ -41,6 +61,11 @@ class SplitOutputs:
     def confidences(self) -> Tensor:
         """Probability of the true label, float64 [n]."""
         return (-self.losses).exp()
+
+    @cached_property
+    def phi(self) -> Tensor:
+        """``logit_statistic``, float64 [n]."""
+        return logit_statistic(self.logits, self.labels)
 
     @cached_property
     def correct(self) -> Tensor:
@@ -76,6 +101,52 @@ class Outputs(Mapping[str, SplitOutputs]):
 
 
 @dataclass(frozen=True)
+class Worlds:
+    """Two worlds of models of one problem: trained on everything and then unlearned, and retrained without D_f.
+
+    ``unlearned``, ``gold``: the outputs of each model. ``seed`` decides the random halves.
+    """
+
+    unlearned: Sequence[Outputs]
+    gold: Sequence[Outputs]
+    seed: int = 0
+
+    def halves(self) -> list[Worlds]:
+        """Draws of half as many models from each world as there are gold ones."""
+        size = len(self.gold) // 2
+        return [
+            Worlds([self.unlearned[i] for i in one[:size]], [self.gold[i] for i in other[:size]])
+            for one, other in self._orders(len(self.unlearned), len(self.gold))
+        ]
+
+    def gold_halves(self) -> list[Worlds]:
+        """Draws of two disjoint halves of the gold world: what a perfect method would look like at this size."""
+        size = len(self.gold) // 2
+        return [
+            Worlds([self.gold[i] for i in order[:size]], [self.gold[i] for i in order[size : 2 * size]])
+            for order, _ in self._orders(len(self.gold), 0)
+        ]
+
+    def _orders(self, first: int, second: int) -> list[tuple[list[int], list[int]]]:
+        rng = numpy_generator("worlds", self.seed, first, second)
+        return [(rng.permutation(first).tolist(), rng.permutation(second).tolist()) for _ in range(DRAWS)]
+
+
+@dataclass(frozen=True)
+class Shadow:
+    """A model trained on a random half of the training split: its outputs, and for ``forget`` and ``retain`` which of
+    their samples it was trained on (bool [n])."""
+
+    outputs: Outputs
+    inside: Mapping[str, Tensor]
+
+
+def no_worlds() -> Worlds:
+    """Where there is no pool."""
+    raise MetricUnavailable("needs worlds of models; set oracles in the spec")
+
+
+@dataclass(frozen=True)
 class MetricContext:
     """Facts a metric may need besides outputs.
 
@@ -88,7 +159,10 @@ class MetricContext:
     forget_classes: tuple[int, ...] = ()
     evaluate_seed: int = 0
     extras: Mapping[str, float] = field(default_factory=dict)
-    oracles: Callable[[], Sequence[Outputs]] = tuple  # outputs of further retrained models, loaded when asked for
+    # The oracle pool, loaded when asked for: further retrained models, models of random halves, both worlds.
+    oracles: Callable[[], Sequence[Outputs]] = tuple
+    shadows: Callable[[], Sequence[Shadow]] = tuple
+    worlds: Callable[[], Worlds] = no_worlds
 
     def unseen(self, outputs: Outputs) -> SplitOutputs:
         """Never-trained samples of the same class mix as the forget set: the forgotten classes' held-out

@@ -6,19 +6,30 @@ The same plan drives ``--serial``, the cluster, ``raybench plan`` and resume.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from raybench.experiment import Candidate, Cell, Experiment, SearchPlan
 from raybench.leaderboard.query import Wanted
-from raybench.ledger import Ledger, Request
-from raybench.registry import METHODS, MODELS, SCENARIOS, MethodEntry
+from raybench.ledger import MEASURE, Ledger, Request
+from raybench.registry import METHODS, METRICS, MODELS, SCENARIOS, WHOLE_WORLDS, MethodEntry
 from raybench.rounds import Search
 from raybench.seeding import canonical, to_json
 from raybench.selection import choose, distance_floor, settings_of, tuning_cost
 from raybench.space import resolve, search_space
-from raybench.spec import FINAL, REFERENCE, SEARCH, STANDARD, ProblemSpec, Training, TrialSpec, with_seed
+from raybench.spec import (
+    FINAL,
+    ORACLE,
+    REFERENCE,
+    SEARCH,
+    SHADOW,
+    STANDARD,
+    ProblemSpec,
+    Training,
+    TrialSpec,
+    with_seed,
+)
 from raybench.task import Facts
 
 
@@ -73,6 +84,38 @@ class Plan:
                     requests.append(_reference_request(at, "retrain", index, Training()))
         return requests
 
+    def oracles(self, ledger: Ledger) -> list[Request]:
+        """The oracle pool: models first, then every line's unlearning of each original in it (``raybench.appraisal``).
+
+        Originals and unlearned worlds only where a metric needs them, and only of lines whose finals are ok.
+        """
+        experiment = self.experiment
+        indices = range(1, experiment.oracles + 1)
+        worlds = self._whole_worlds
+        lines = [r.spec for r in self.finals(ledger) if ledger.ok(r.spec.trial_id)] if worlds else []
+        models, unlearned = [], [Request(spec.in_world(index)) for spec in lines for index in indices]
+        for at in (with_seed(problem, seed) for problem in self.problems for seed in experiment.train_seeds):
+            models += [_oracle(at, "retrain", index) for index in indices if index >= experiment.gold_seeds]
+            models += [_oracle(at, "retrain", i, variant=SHADOW) for i in range(1, experiment.shadows + 1)]
+            mine = [Training()] if worlds else []
+            mine += [spec.training for spec in lines if spec.problem == at]
+            for training in {to_json(t): t for t in mine}.values():
+                models += [_oracle(at, "original", index, training) for index in indices]
+        return [*models, *unlearned]
+
+    def measurements(self, ledger: Ledger, done: Callable[[str, str], bool]) -> list[Request]:
+        """Final and reference rows that are ok and lack a metric of the spec: one that needs the oracle pool, or one
+        that was not in the spec when they ran. ``done(trial id, metric)``: whether that was measured already."""
+        requests = []
+        for request in {r.spec.trial_id: r for r in (*self.references(), *self.finals(ledger))}.values():
+            trial_id = request.spec.trial_id
+            if ledger.ok(trial_id):
+                names = [name for name in self.experiment.metrics if not done(trial_id, name)]
+                attempt = ledger.rows[trial_id].get("attempt") or 0
+                if names:
+                    requests.append(Request(request.spec, {MEASURE: names, "attempt": int(attempt)}))
+        return requests
+
     def searches(self) -> list[Search]:
         """All searches, in the order of the lines."""
         return [line.search for line in self.lines if line.search is not None]
@@ -107,6 +150,23 @@ class Plan:
         seeds = len(self.experiment.train_seeds) * len(self.experiment.unlearn_seeds)
         rules = len(self.experiment.search.select)
         return sum(seeds * (rules if line.search is not None else 1) for line in self.lines)
+
+    def count_oracles(self) -> int:
+        """How many models and unlearning runs the oracle pool will have, if every line has ok finals."""
+        experiment = self.experiment
+        at = len(self.problems) * len(experiment.train_seeds)
+        total = at * (max(0, experiment.oracles + 1 - max(1, experiment.gold_seeds)) + experiment.shadows)
+        if not self._whole_worlds:
+            return total
+        running = [line for line in self.lines if line.skip is None]
+        trainings = {(line.cell.id, to_json(line.candidate.training)) for line in running}
+        trainings |= {(problem.id, to_json(Training())) for problem in self.problems}
+        lines = sum(len(line.search.plan.select) if line.search is not None else 1 for line in running)
+        return total + len(experiment.train_seeds) * experiment.oracles * (len(trainings) + lines)
+
+    @property
+    def _whole_worlds(self) -> bool:
+        return any(METRICS[name].pool in WHOLE_WORLDS for name in self.experiment.metrics)
 
     def search_requests(self, search: Search, point: Mapping[str, Any]) -> list[Request]:
         """The trials of one setting: one per search seed, at the first unlearn seed."""
@@ -217,6 +277,13 @@ def line_variant(candidate: Candidate, rule: str, plan: SearchPlan) -> str:
 
 def _reference(candidate: Candidate) -> bool:
     return METHODS[candidate.method].reference
+
+
+def _oracle(
+    problem: ProblemSpec, method: str, index: int, training: Training | None = None, variant: str = ""
+) -> Request:
+    version = METHODS[method].version
+    return Request(TrialSpec(problem, method, version, {}, index, ORACLE, training or Training(), variant))
 
 
 def _reference_request(problem: ProblemSpec, method: str, index: int, training: Training) -> Request:

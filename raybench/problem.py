@@ -45,6 +45,14 @@ class Problem:
         """A new network (weights from torch's global state: see ``seeding.seeded_globals``)."""
         return build_model(self.spec.model, self.facts.num_classes, self.facts.input_shape)
 
+    def half(self, index: int) -> torch.Tensor:
+        """Which of the training samples shadow model ``index`` sees: a random half, bool [n] on the device."""
+        train = self.splits["train"]
+        order = numpy_generator("half", self.train_digest, index).permutation(len(train))
+        inside = torch.zeros(len(train), dtype=torch.bool)
+        inside[torch.from_numpy(order[: len(train) // 2])] = True
+        return inside.to(train.images.device)
+
 
 def build_model(choice: Choice, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
     """A network by registered name; options it does not know are a ``UserError``."""

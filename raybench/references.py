@@ -6,14 +6,16 @@ import contextlib
 import platform
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from raybench.content_store import ContentStore, state_of
+from raybench.data import Split
 from raybench.evaluation import FINAL_SPLITS, outputs_of, pack, unpack
 from raybench.once import Lease
 from raybench.outputs import Outputs
@@ -22,11 +24,13 @@ from raybench.problem import Problem
 from raybench.registry import TRAININGS
 from raybench.seeding import content_hash, derive_seed, seeded_globals, torch_generator
 from raybench.space import resolve
-from raybench.spec import PROTOCOL, STANDARD, Training
+from raybench.spec import PROTOCOL, SHADOW, STANDARD, Training
 from raybench.training import TrainingJob, make_recipe, train_standard
 
 KIND = "references"
+ORIGINAL, RETRAINED = "original", "retrained"
 MEMORY_MODELS = 12
+MEMORY_OUTPUTS = 2**28  # bytes of logits kept per process
 WARMUP_SAMPLES = 32
 
 
@@ -45,6 +49,53 @@ class Reference:
     cached: bool
 
 
+@dataclass(frozen=True)
+class _Order:
+    """A reference model to be: what it is trained on, how, and from which seed."""
+
+    problem: Problem
+    training: Training
+    data: Split
+    digest: str  # of the data
+    seed: int
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of everything that decides the weights."""
+        spec = self.problem.spec
+        identity = {
+            "protocol": PROTOCOL,
+            "model": [spec.model, spec.versions.get("model")],
+            "recipe": spec.recipe,
+            "training": self.training,
+            "data": self.digest,
+            "seed": self.seed,
+            "threads": spec.threads,
+            "device_type": spec.device_type,
+        }
+        return content_hash(identity, 32)
+
+
+def _original(problem: Problem, index: int, training: Training) -> _Order:
+    words = (index,) if index else ()
+    seed = derive_seed("original", problem.spec.train_seed, *words)
+    return _Order(problem, training, problem.splits["train"], problem.train_digest, seed)
+
+
+def _retrained(problem: Problem, index: int, training: Training) -> _Order:
+    seed = derive_seed("retrained", problem.spec.train_seed, index)
+    return _Order(problem, Training(), problem.splits["retain"], problem.retain_digest, seed)
+
+
+def _shadow(problem: Problem, index: int, training: Training) -> _Order:
+    data = problem.splits["train"].subset(problem.half(index).nonzero().squeeze(1))
+    digest = content_hash([problem.train_digest, "half", index])
+    return _Order(problem, Training(), data, digest, derive_seed("shadow", problem.spec.train_seed, index))
+
+
+_ORDERS = {ORIGINAL: _original, RETRAINED: _retrained, SHADOW: _shadow}
+
+
 class References:
     """Loads or trains reference models. ``lease(key)`` gives single flight over a cluster."""
 
@@ -53,6 +104,7 @@ class References:
         self._lease = lease
         self._models: OrderedDict[str, Reference] = OrderedDict()
         self._outputs: OrderedDict[str, Outputs] = OrderedDict()
+        self._output_bytes: dict[str, int] = {}
         self._made: set[str] = set()  # trained in this process and not yet told by a row
 
     def just_made(self, key: str) -> bool:
@@ -62,59 +114,66 @@ class References:
         self._made.discard(key)
         return made
 
-    def original(self, problem: Problem, training: Training) -> Reference:
-        """The original model: trained on all of the training split, standard or by an own training."""
-        seed = derive_seed("original", problem.spec.train_seed)
-        return self._get(problem, training, "train", problem.train_digest, seed)
+    def original(self, problem: Problem, training: Training, index: int = 0) -> Reference:
+        """The original model: trained on all of the training split, standard or by an own training. Those from index 1
+        on are oracles, of other seeds."""
+        return self._get(_original(problem, index, training))
 
     def retrained(self, problem: Problem, index: int) -> Reference:
         """Retrained model ``index`` (0 is the reference): the standard recipe on the retain set, new weights."""
-        seed = derive_seed("retrained", problem.spec.train_seed, index)
-        return self._get(problem, Training(), "retain", problem.retain_digest, seed)
+        return self._get(_retrained(problem, index, Training()))
+
+    def shadow(self, problem: Problem, index: int) -> Reference:
+        """Shadow model ``index``: the standard recipe on a random half of the training split (``Problem.half``)."""
+        return self._get(_shadow(problem, index, Training()))
 
     def outputs(self, problem: Problem, reference: Reference) -> Outputs:
         """Outputs of a reference on all splits of a problem, computed once."""
-        key = content_hash([reference.key, problem.spec.id, "outputs"])
+        return self._outputs_at(problem, reference.key, lambda: reference)
+
+    def pool_outputs(self, problem: Problem, kind: str, index: int, training: Training | None = None) -> Outputs:
+        """Outputs of model ``index`` of a kind (ORIGINAL, RETRAINED, SHADOW); where they are stored no model is
+        loaded, where they are not it may have to be trained."""
+        order = _ORDERS[kind](problem, index, training or Training())
+        return self._outputs_at(problem, order.key, lambda: self._get(order))
+
+    def _outputs_at(self, problem: Problem, model_key: str, reference: Callable[[], Reference]) -> Outputs:
+        key = content_hash([model_key, problem.spec.id, "outputs"])
         if key not in self._outputs:
             entry = self._store.get("outputs", key)
             if entry is None:
-                packed = pack(outputs_of(reference.model, problem.splits, FINAL_SPLITS))
-                self._store.put("outputs", key, packed, {"reference": reference.key})
+                packed = pack(outputs_of(reference().model, problem.splits, FINAL_SPLITS))
+                self._store.put("outputs", key, packed, {"reference": model_key})
             else:
                 packed = entry[0]
-            _remember(self._outputs, key, unpack(packed))
+            self._outputs[key] = unpack(packed)
+            self._output_bytes[key] = sum(t.numel() * t.element_size() for t in packed.values())
+            while len(self._outputs) > 2 and sum(self._output_bytes.values()) > MEMORY_OUTPUTS:
+                self._output_bytes.pop(self._outputs.popitem(last=False)[0])
+        self._outputs.move_to_end(key)
         return self._outputs[key]
 
-    def _get(self, problem: Problem, training: Training, split: str, digest: str, seed: int) -> Reference:
-        spec = problem.spec
-        identity = {
-            "protocol": PROTOCOL,
-            "model": [spec.model, spec.versions.get("model")],
-            "recipe": spec.recipe,
-            "training": training,
-            "data": digest,
-            "seed": seed,
-            "threads": spec.threads,
-            "device_type": spec.device_type,
-        }
-        key = content_hash(identity, 32)
+    def _get(self, order: _Order) -> Reference:
+        key = order.key
+
         if key in self._models:
             return self._models[key]
-        found = self._load(problem, training, key)
+        found = self._load(order)
         if found is None:
             with self._lease(key):
-                found = self._load(problem, training, key)
+                found = self._load(order)
                 if found is None:
-                    self._train(problem, training, split, seed, key, identity)
+                    self._train(order)
                     self._made.add(key)
-                    loaded = self._load(problem, training, key)
+                    loaded = self._load(order)
                     assert loaded is not None
                     found = Reference(key, loaded.model, loaded.artefacts, loaded.record, cached=False)
         # As it is: the row of a model that another row's trial needed first must not say that it was cached.
         _remember(self._models, key, found)
         return found
 
-    def _load(self, problem: Problem, training: Training, key: str) -> Reference | None:
+    def _load(self, order: _Order) -> Reference | None:
+        problem, training, key = order.problem, order.training, order.key
         entry = self._store.get(KIND, key)
         if entry is None:
             return None
@@ -131,9 +190,8 @@ class References:
         artefacts = {n[10:]: t.to(device) for n, t in tensors.items() if n.startswith("artefacts.")}
         return Reference(key, model, artefacts, record, cached=True)
 
-    def _train(
-        self, problem: Problem, training: Training, split: str, seed: int, key: str, identity: Mapping[str, Any]
-    ) -> None:
+    def _train(self, order: _Order) -> None:
+        problem, training, seed = order.problem, order.training, order.seed
         device = problem.splits["train"].images.device
         with seeded_globals(0):
             scratch = problem.build().to(device)
@@ -144,7 +202,7 @@ class References:
 
         entry = TRAININGS[training.kind] if training.kind != STANDARD else None
         job = TrainingJob(
-            train=problem.splits[split].private(torch_generator("order", seed, device=device)),
+            train=order.data.private(torch_generator("order", seed, device=device)),
             recipe=make_recipe(problem.spec.recipe),
             hparams=resolve(entry.hparams, training.hparams, training.kind) if entry else None,
             seed=seed,
@@ -165,7 +223,7 @@ class References:
         tensors = {f"model.{n}": t for n, t in state_of(trained.model).items()}
         tensors |= {f"artefacts.{n}": t for n, t in trained.artefacts.items()}
         record = {
-            "identity": content_hash(identity, 32),
+            "identity": order.key,
             "train_s": clock.wall_s,
             "cpu_s": clock.cpu_s,
             "forward": passes.forward,
@@ -176,7 +234,7 @@ class References:
             "made_on": platform.node(),
             "started_at": started_at,
         }
-        self._store.put(KIND, key, tensors, record)
+        self._store.put(KIND, order.key, tensors, record)
 
 
 def first_images(problem: Problem) -> Tensor:
@@ -190,7 +248,7 @@ def no_lease(key: str) -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext()
 
 
-def _remember(cache: OrderedDict[str, Any], key: str, value: Any) -> None:
+def _remember(cache: OrderedDict[str, Reference], key: str, value: Reference) -> None:
     cache[key] = value
     cache.move_to_end(key)
     while len(cache) > MEMORY_MODELS:

@@ -28,6 +28,11 @@ SAMPLE = "sample"
 HIGHER = "higher"
 LOWER = "lower"
 MATCH_RETRAINED = "match_retrained"
+# What of the oracle pool a metric needs (``pool``).
+ORACLES = "oracles"
+WORLDS = "worlds"
+HALF_WORLDS = "half_worlds"
+WHOLE_WORLDS = (WORLDS, HALF_WORLDS)
 WORDS = {"needs": frozenset({FORGET, RETAIN, VALIDATION}), "scope": frozenset({CLASS, SAMPLE})}
 
 Fn = TypeVar("Fn", bound=Callable[..., Any])
@@ -143,6 +148,10 @@ class MetricEntry(Entry):
     ``final_only`` metrics look at the test set, so a search never computes them.
     ``probe = True``: ``fn(probe, context) -> float`` gets models and data; with ``pair`` it compares with the
     retrained model itself. Only finals and references run probes, only where a spec names them.
+    ``pool``: what of the oracle pool (``raybench.pool``) it needs, so that it is measured after the finals: ORACLES,
+    further retrained models, asked for through ``context``; WORLDS or HALF_WORLDS, whole worlds of models,
+    ``fn(worlds, context) -> float`` then. A statistic whose bias depends on the number of models says HALF_WORLDS: it
+    is averaged over draws of half of each world, and so is its retrained value, two disjoint halves of the gold world.
     """
 
     unit: str = "fraction"
@@ -151,6 +160,7 @@ class MetricEntry(Entry):
     pair: bool = False
     final_only: bool = False
     probe: bool = False
+    pool: str = ""
     attack: Attack | None = None  # of every number that comes from one membership attack
 
 

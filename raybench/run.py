@@ -20,6 +20,7 @@ from raybench.leaderboard.query import write_leaderboard
 from raybench.leaderboard.schema import MetricInfo
 from raybench.leaderboard.store import ResultStore
 from raybench.ledger import Ledger, Row
+from raybench.measuring import pool_of
 from raybench.places import data_root, git_commit, results_folder, store_folder
 from raybench.plan import DataFacts, Plan
 from raybench.problem import check_problem, load_data
@@ -65,6 +66,7 @@ class Outcome:
     results: str
     ran: int = 0
     trained: int = 0
+    measured: int = 0  # rows that got metrics from the oracle pool, or metrics added to the spec later
     bad: list[str] = field(default_factory=list)
     counted: dict[str, int] = field(default_factory=dict)
 
@@ -118,6 +120,7 @@ def prepare(
         plugins=experiment.plugins,
         evaluate_seed=experiment.evaluate_seed,
         oracles=experiment.oracles,
+        shadows=experiment.shadows,
         keep=experiment.keep,
         use_once=options.use_once,
         curves=experiment.curves,
@@ -164,7 +167,7 @@ def run(
 def _drive(
     prepared: Prepared, options: Options, reporter: Reporter, session: Any, lock: DriverLock, redo: Redo | None
 ) -> Outcome:
-    """The three stages: references, searches, finals; then one file and the leaderboard."""
+    """The stages: references, searches, finals, oracles, metrics of rows; then one file and the leaderboard."""
     plan, outcome = prepared.plan, Outcome(prepared.results)
     store = ResultStore.open_for_writing(prepared.results, prepared.metrics)
     attempts = redo(store) if redo is not None else {}
@@ -172,8 +175,6 @@ def _drive(
     ledger.attempts.update(attempts)
     for trial_id in attempts:
         ledger.rows.pop(trial_id, None)
-    if note := _new_metrics(store, prepared.metrics):
-        reporter.say(note)
     starter = _Starter(prepared, options, store, session, reporter)
     models = ContentStore(prepared.store)
     known = models.keys(REFERENCES)
@@ -194,6 +195,15 @@ def _drive(
         with reporter.stage("finals", plan.count_finals(), plan.count_finals() - len(missing)) as advance:
             if missing:
                 starter.get().run_fixed(missing, _taking(ledger, outcome, lock, advance))
+        oracles = plan.oracles(ledger)
+        missing = ledger.missing(oracles)
+        with reporter.stage("oracles", len(oracles), len(oracles) - len(missing)) as advance:
+            if missing:
+                starter.get().run_fixed(missing, _taking(ledger, outcome, lock, advance))
+        rows = plan.measurements(ledger, _already(store, prepared))
+        with reporter.stage("metrics", len(rows)) as advance:
+            if rows:
+                starter.get().run_fixed(rows, _measured(outcome, lock, advance))
     finally:
         starter.close()
     outcome.trained = len(models.keys(REFERENCES) - known)
@@ -202,7 +212,7 @@ def _drive(
     store.compact()
     lock.check()
     write_leaderboard(prepared.results, plan.wanted(ledger))
-    _judge(outcome, plan, ledger, {r.spec.trial_id for r in (*references, *finals)})
+    _judge(outcome, plan, ledger, {r.spec.trial_id for r in (*references, *finals, *oracles)})
     return outcome
 
 
@@ -260,6 +270,27 @@ def _taking(ledger: Ledger, outcome: Outcome, lock: DriverLock, advance: Any) ->
         advance(row)
 
     return finished
+
+
+def _measured(outcome: Outcome, lock: DriverLock, advance: Any) -> Any:
+    def finished(receipt: Row) -> None:
+        lock.check()
+        outcome.measured += 1
+        advance(receipt)
+
+    return finished
+
+
+def _already(store: ResultStore, prepared: Prepared) -> Callable[[str, str], bool]:
+    """Whether a metric of a trial is known: in its current version, evaluate seed and size of the oracle pool."""
+    known, settings = store.measured(), prepared.settings
+
+    def done(trial_id: str, name: str) -> bool:
+        entry, found = METRICS[name], known.get(trial_id)
+        where = (name, entry.version, settings.evaluate_seed, pool_of(entry, settings))
+        return found is not None and found.has(*where)
+
+    return done
 
 
 def _trials_of_searches(plan: Plan, ledger: Ledger) -> int:
@@ -321,13 +352,6 @@ def _check_objective(ledger: Ledger, metric: str, results: str) -> None:
                 f"a search that minimises {metric} needs search trials that measured it, got trial {row['trial_id']} "
                 f"without in {results}; give the new run another --results"
             )
-
-
-def _new_metrics(store: ResultStore, wanted: Sequence[MetricInfo]) -> str:
-    """What to say where rows exist that were measured without some of the metrics asked for now."""
-    known = {metric.name for metric in store.metrics_on_disk()} if store.ids() else {m.name for m in wanted}
-    late = [metric.name for metric in wanted if metric.name not in known]
-    return f"rows that exist already were measured without {', '.join(late)} and stay so" if late else ""
 
 
 def metric_infos(names: Sequence[str]) -> list[MetricInfo]:

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 from raybench.board import Board
 from raybench.leaderboard.store import ResultStore
-from raybench.ledger import Request, Row
+from raybench.ledger import MEASURE, Request, Row
+from raybench.measuring import measure_trial, receipt
 from raybench.rounds import Ask, ask_optuna
 from raybench.trial import run_trial
 from raybench.workshop import Placement, Settings, Workshop
@@ -26,7 +27,7 @@ class Executor(Protocol):
         """Make records of the searches table durable."""
 
     def run_fixed(self, requests: Sequence[Request], finished: Finished) -> None:
-        """Run requests in any order (references, finals)."""
+        """Run requests in any order (references, finals, oracles, measurements of rows that exist)."""
 
     def run_searches(self, board: Board, finished: Finished) -> None:
         """Run what ``board.next()`` hands out until ``board.done``; tell ``board.finished`` every row."""
@@ -66,6 +67,9 @@ class SerialExecutor:
         """Nothing was started."""
 
     def _run(self, request: Request) -> Row:
+        if MEASURE in request.context:
+            self._store.append_metrics(measure_trial(request.spec, request.context, self._shop))
+            return receipt(request.spec)
         row = run_trial(request.spec, request.context, self._shop)
         self._store.append([row])
         row.pop("series", None)

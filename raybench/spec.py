@@ -15,7 +15,9 @@ PROTOCOL = "1"  # moves when the numbers of an unchanged spec would move
 SEARCH = "search"
 FINAL = "final"
 REFERENCE = "reference"
+ORACLE = "oracle"  # models that only serve per-example attacks
 STANDARD = "standard"
+SHADOW = "shadow"  # variant of the retrained models whose retain set is a random half of the training split
 PLAIN = ("classes", "fraction")  # options that need no name when they stand alone: class(0), random(0.1)
 
 
@@ -77,7 +79,11 @@ class Training:
 @dataclass(frozen=True)
 class TrialSpec:
     """One method, one setting, one problem, one unlearn seed. ``variant`` counts in finals only, where two
-    lines of one spec may ask for the same setting. ``stop`` is the stopping rule, see ``raybench.stopping``."""
+    lines of one spec may ask for the same setting. ``stop`` is the stopping rule, see ``raybench.stopping``.
+
+    In the phase ``oracle`` the unlearn seed is the number of the model in the pool: of an original, a retrained model,
+    a shadow model (method ``retrain``, variant SHADOW), or of the original that the method unlearns.
+    """
 
     problem: ProblemSpec
     method: str
@@ -101,6 +107,15 @@ class TrialSpec:
         if self.stop is None:
             del plain["stop"]
         return plain
+
+    @property
+    def original_index(self) -> int:
+        """Which original of the pool the trial starts from; 0 is the one that every row but the pool's is about."""
+        return self.unlearn_seed if self.phase == ORACLE and self.method != "retrain" else 0
+
+    def in_world(self, index: int) -> TrialSpec:
+        """The same method and setting on original ``index`` of the pool."""
+        return dataclasses.replace(self, phase=ORACLE, unlearn_seed=index, variant="")
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> TrialSpec:

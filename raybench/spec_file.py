@@ -108,6 +108,7 @@ class SpecFile(Strict):
     seeds: SeedsItem = SeedsItem()
     gold_seeds: Whole = Field(default=2, ge=1, le=1_000)
     oracles: Whole = Field(default=0, ge=0, le=999)
+    shadows: Whole = Field(default=0, ge=0, le=999)
     search: SearchItem = SearchItem()
     recipe: dict[str, Any] = Field(default_factory=dict)
     validation: Real = Field(default=0.1, gt=0, lt=1)

@@ -24,13 +24,14 @@ from safetensors.torch import save
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
+from raybench.appraisal import metric_context
 from raybench.content_store import state_of
 from raybench.errors import StorageError
-from raybench.evaluation import extras_of, measure, outputs_of, pack, splits_for
+from raybench.evaluation import measure, outputs_of, pack, splits_for
 from raybench.folder import open_folder
 from raybench.observer import Observer
 from raybench.once import SharedOnce
-from raybench.outputs import MetricContext, Outputs
+from raybench.outputs import Outputs
 from raybench.passes import Clock, PassCounter, TimeLimit, warm_up
 from raybench.probing import Prober
 from raybench.problem import Problem
@@ -38,7 +39,7 @@ from raybench.references import Reference, first_images
 from raybench.registry import METHODS, MethodEntry
 from raybench.seeding import seeded_globals, to_json, torch_generator
 from raybench.space import resolve
-from raybench.spec import FINAL, REFERENCE, SEARCH, TrialSpec
+from raybench.spec import FINAL, ORACLE, REFERENCE, SEARCH, SHADOW, TrialSpec
 from raybench.stopping import MAX_STEPS, TARGET, stopping_rule
 from raybench.task import Stop, UnlearningTask
 from raybench.training import make_recipe
@@ -63,7 +64,8 @@ class _Run:
 
     @cached_property
     def original(self) -> Reference:
-        return self.shop.references.original(self.problem, self.spec.training)
+        spec = self.spec
+        return self.shop.references.original(self.problem, spec.training, spec.original_index)
 
     @cached_property
     def retrained(self) -> Reference:
@@ -92,14 +94,14 @@ def run_trial(spec: TrialSpec, context: Mapping[str, Any], shop: Workshop) -> di
         with threadpool_limits(spec.problem.threads):
             if context.get("skip"):
                 row |= {"status": "skipped", "reason": context["skip"]}
-            elif spec.phase == REFERENCE:
+            elif METHODS[spec.method].reference:
                 _reference(run)
             else:
                 _method(run)
     except (WrongDevice, StorageError):
         raise
     except Exception as error:  # a bug in a trial is a row with its reason, never a lost run
-        row |= {"status": "failed", "reason": _reason(error)}
+        row |= {"status": "failed", "reason": reason_of(error)}
     row["wall_s"] = time.perf_counter() - clock0
     return row
 
@@ -151,13 +153,13 @@ def _identity(spec: TrialSpec, context: Mapping[str, Any], shop: Workshop) -> di
 
 
 def _reference(run: _Run) -> None:
-    """Rows of ``original`` (cost of doing nothing: zero) and of retrained model ``unlearn_seed``."""
+    """Rows of ``original`` (cost of doing nothing: zero), of retrained and of shadow model ``unlearn_seed``."""
     if run.spec.method == "original":
         reference = run.original
         cost = {"wall_s": 0.0, "cpu_s": 0.0, "forward": 0.0, "backward": 0.0}
     else:
-        index = run.spec.unlearn_seed
-        reference = run.shop.references.retrained(run.problem, index)
+        make = run.shop.references.shadow if run.spec.variant == SHADOW else run.shop.references.retrained
+        reference = make(run.problem, run.spec.unlearn_seed)
         cost = {**reference.record, "wall_s": reference.record["train_s"]}
     run.row["cached"] = not run.shop.references.just_made(reference.key)
     if run.row["cached"]:  # the seconds were measured there
@@ -288,36 +290,25 @@ def _look(run: _Run, entry: MethodEntry, result: Callable[[Tensor], Tensor]) -> 
 
 
 def _evaluate(run: _Run, outputs: Outputs, model: nn.Module | None, changed: bool | None = None) -> None:
-    spec, settings, facts = run.spec, run.shop.settings, run.problem.facts
-    final = spec.phase != SEARCH
+    spec, settings = run.spec, run.shop.settings
     retrained = run.shop.references.outputs(run.problem, run.retrained)
-    context = MetricContext(
-        num_classes=facts.num_classes,
-        held_out="test" if final else "validation",
-        forget_classes=facts.forget_classes,
-        evaluate_seed=settings.evaluate_seed,
-        extras=extras_of(run.shop.references.outputs(run.problem, run.original), run.problem.replaced, final),
-        oracles=(lambda: _oracles(run)) if final else tuple,
-    )
     prober = Prober(model, run.original, run.retrained, run.problem, settings.evaluate_seed, run.shop.probed)
-    columns, missing = measure(settings.metrics, outputs, retrained, context, prober if final else None)
+    probes = prober if spec.phase in (FINAL, REFERENCE) else None
+    context = metric_context(spec, run.shop, run.problem)
+    columns, missing = measure(settings.metrics, outputs, retrained, context, probes)
     run.row |= columns
     run.row["metrics_s"] = prober.seconds
     run.row["missing"] = to_json(missing) if missing else None
     run.row["forget_size"] = len(run.problem.splits["forget"])
     run.row["gates"] = to_json(_gates(run, outputs, retrained, changed))
-    if final:
+    if spec.phase == ORACLE:
+        if not METHODS[spec.method].reference:  # those of reference models are in the store
+            _keep(run, "outputs", pack(outputs))
+    elif spec.phase != SEARCH:
         if "outputs" in settings.keep:
             _keep(run, "outputs", pack(outputs))
         if "weights" in settings.keep and model is not None:
             _keep(run, "weights", state_of(model))
-
-
-def _oracles(run: _Run) -> list[Outputs]:
-    """Outputs of the retrained models beside the reference, without the one that this row is about."""
-    references, own = run.shop.references, run.spec.unlearn_seed if run.spec.method == "retrain" else None
-    wanted = (index for index in range(1, run.shop.settings.oracles + 1) if index != own)
-    return [references.outputs(run.problem, references.retrained(run.problem, index)) for index in wanted]
 
 
 def _gates(run: _Run, outputs: Outputs, retrained: Outputs, changed: bool | None) -> dict[str, bool | None]:
@@ -381,7 +372,7 @@ def _write(run: _Run, name: str, data: bytes) -> None:
     open_folder(run.shop.settings.artifacts).put(f"{run.spec.trial_id}/{name}", data)
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """``Type: message (file:line)`` in one line, of the innermost frame that is not inside torch itself."""
     every = list(traceback.extract_tb(error.__traceback__))
     frames = [f for f in every if Path(torch.__file__).parent not in Path(f.filename).parents] or every

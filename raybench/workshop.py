@@ -36,7 +36,8 @@ class Settings:
     download: bool = False
     plugins: tuple[str, ...] = ()
     evaluate_seed: int = 0
-    oracles: int = 0  # retrained models beside the reference, for per-example attacks
+    oracles: int = 0  # models a world of the oracle pool, for per-example attacks
+    shadows: int = 0  # models of random halves of the data in it
     keep: tuple[str, ...] = ("outputs",)
     use_once: bool = True
     curves: bool = True

@@ -34,6 +34,10 @@ class Aggregator:
         """Returns when the records are durable."""
         self._store.append_searches(records)
 
+    def append_metrics(self, records: Sequence[dict[str, Any]]) -> None:
+        """Returns when the records are durable."""
+        self._store.append_metrics(records)
+
 
 def start_aggregator(results: str, metrics: Sequence[MetricInfo], namespace: str, node_id: str) -> Any:
     """Handle of the run's aggregator, on node ``node_id`` (the driver's) while that lives. Not detached: it ends

@@ -17,8 +17,10 @@ from raybench.cluster.search import run_board
 from raybench.cluster.session import Session
 from raybench.cluster.trial_actor import Kit, node_name
 from raybench.leaderboard.schema import MetricInfo
-from raybench.ledger import Request, Row
+from raybench.ledger import MEASURE, Request, Row
+from raybench.measuring import receipt, unmeasured
 from raybench.rounds import Ask
+from raybench.spec import ORACLE
 from raybench.trial import failed_row
 from raybench.workshop import Placement, Settings, Workshop
 
@@ -30,7 +32,7 @@ class RayExecutor:
 
     ``resources``: what the spec says one trial takes; ``note`` says where the cluster cannot give it.
     ``exclusive``: references and finals have a node to themselves (``timing: exclusive``). On CUDA they always have
-    a GPU to themselves, because seconds of trials that share one are not comparable; searches share.
+    a GPU to themselves, because seconds of trials that share one are not comparable; searches and oracles share.
     """
 
     def __init__(
@@ -65,7 +67,8 @@ class RayExecutor:
         """See ``Executor``."""
         if not requests:
             return
-        places = self._places(any(r.spec.problem.device_type == "cuda" for r in requests))
+        timed = any(r.spec.phase != ORACLE and MEASURE not in r.context for r in requests)
+        places = self._places(timed and any(r.spec.problem.device_type == "cuda" for r in requests), timed)
         if self._pool is None or self._pool.places != places:
             self._release()
             alone = self._exclusive or places[0].gpu >= 1 or self._alone(len(places))
@@ -87,11 +90,11 @@ class RayExecutor:
         for actor in (self._aggregator, self._coordinator):
             ray.kill(actor)
 
-    def _places(self, cuda: bool) -> list[Place]:
+    def _places(self, cuda: bool, timed: bool) -> list[Place]:
         cpu, gpu = self._resources["cpu"], self._resources["gpu"]
         if cuda:
             gpu = max(1.0, gpu)
-        elif self._exclusive:
+        elif self._exclusive and timed:
             nodes = {n["NodeID"]: n["Resources"].get("CPU", 0.0) for n in self._session.nodes()}
             whole = [Place(cpus, gpu, node_id) for node_id, cpus in sorted(nodes.items()) if cpus >= cpu]
             if whole:  # none where an autoscaler has still to bring the first node: one trial at a time then
@@ -104,6 +107,10 @@ class RayExecutor:
         return self._session.local and slots == 1
 
     def _fail(self, request: Request, reason: str) -> Row:
+        if MEASURE in request.context:
+            records = unmeasured(request.spec, request.context, self._shop, reason)
+            wait_for(self._aggregator.append_metrics.remote(records))
+            return receipt(request.spec)
         row = failed_row(request.spec, request.context, self._shop, reason)
         wait_for(self._aggregator.append.remote([row]))
         return row

@@ -16,7 +16,8 @@ import torch
 
 from raybench.cluster.aggregator import wait_for
 from raybench.cluster.lease import ClusterLease
-from raybench.ledger import Request
+from raybench.ledger import MEASURE, Request
+from raybench.measuring import measure_trial, receipt
 from raybench.trial import run_trial
 from raybench.workshop import Placement, Settings, Workshop, WrongDevice
 
@@ -58,6 +59,10 @@ class TrialRunner:
             os._exit(1)  # only a new process is cured; pool and searcher replace a worker that died
         shop, trial = self._workshop(), Request.from_dict(request)
         try:
+            if MEASURE in trial.context:
+                records = measure_trial(trial.spec, trial.context, shop)
+                wait_for(self._kit.aggregator.append_metrics.remote(records))
+                return Outcome(receipt(trial.spec))
             row = run_trial(trial.spec, trial.context, shop)
         except WrongDevice as wrong:
             return Outcome(None, str(wrong))

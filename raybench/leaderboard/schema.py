@@ -17,7 +17,7 @@ import pyarrow as pa
 from raybench.errors import UserError
 
 SCHEMA_VERSION = 1
-PHASES = ("search", "final", "reference")
+PHASES = ("search", "final", "reference", "oracle")
 STATUSES = ("ok", "skipped", "timeout", "diverged", "failed")  # from best to worst
 LINE = ("dataset", "model", "scenario", "method", "variant")  # what makes a leaderboard line
 
@@ -82,7 +82,7 @@ CORE: tuple[Column, ...] = (
     _identity("method_version", INT, "version of the method's code"),
     _identity("variant", TEXT, "empty, or the difference between several lines of one method"),
     _identity("original_kind", TEXT, "how the original model was trained", required=False),
-    _identity("phase", TEXT, "search, final or reference"),
+    _identity("phase", TEXT, "search, final, reference, or oracle (a model that only serves attacks)"),
     _identity("train_seed", INT, "seed of the split and of the original's training"),
     _identity("unlearn_seed", INT, "seed of the method; the gold index for method retrain"),
     _identity("evaluate_seed", INT, "seed of evaluation (attacks draw samples)", required=False),
@@ -189,6 +189,25 @@ SEARCHES_SCHEMA = pa.schema(
         pa.field("hparams", TEXT, nullable=False),
     ],
     metadata=describe("searches"),
+)
+# Metrics of rows measured after them: from the oracle pool, or added to a finished experiment.
+METRICS_SCHEMA = pa.schema(
+    [
+        pa.field("trial_id", TEXT, nullable=False),
+        pa.field("attempt", INT, nullable=False),
+        pa.field("metric", TEXT, nullable=False),
+        pa.field("version", INT, nullable=False),
+        pa.field("evaluate_seed", INT, nullable=False),
+        pa.field("pool", TEXT, nullable=False),  # sizes of the oracle pool; empty for metrics that do not use it
+        pa.field("value", REAL),
+        pa.field("retrained", REAL),
+        pa.field("gap", REAL),
+        pa.field("reason", TEXT),  # why there is no value, or no retrained value
+        pa.field("seconds", REAL),
+        pa.field("measured_at", TIME),
+        pa.field("raybench_version", TEXT),
+    ],
+    metadata=describe("metrics"),
 )
 SERIES_SCHEMA = pa.schema(
     [

@@ -1,8 +1,8 @@
 """The append-only store of trial rows, searches and series in one results folder. Knows nothing of Ray.
 
-``DIR/trials/part-<time>-<uuid>.parquet`` and likewise ``searches/`` and ``series/``. A part is immutable, its
-name is never used again, and every row in it is durable once ``append`` returned. Readers take whole parts
-only and drop repeats, so any number of writers, readers and one compaction may run at the same time.
+``DIR/trials/part-<time>-<uuid>.parquet`` and likewise ``searches/``, ``series/`` and ``metrics/``. A part is
+immutable, its name is never used again, and every row in it is durable once ``append`` returned. Readers take whole
+parts only and drop repeats, so any number of writers, readers and one compaction may run at the same time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ import pyarrow.parquet as pq
 
 from raybench.errors import UserError, unknown
 from raybench.folder import open_folder
+from raybench.leaderboard.measurements import Measured, known_in_part, measured_of, with_measurements
 from raybench.leaderboard.schema import (
+    CORE_NAMES,
+    METRICS_SCHEMA,
     SEARCHES_SCHEMA,
     SERIES_SCHEMA,
     MetricInfo,
@@ -40,6 +43,7 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "trials": _ROW_KEY,
     "searches": ("search_id", "round", "index", "train_seed"),
     "series": ("trial_id", "name", "step"),
+    "metrics": ("trial_id", "attempt", "metric", "version", "evaluate_seed", "pool"),
 }
 _LISTINGS = 200  # more vanished files than this in one read is not a compaction any more
 
@@ -100,6 +104,13 @@ class ResultStore:
         """Keep points (trial_id, name, step, x, y) of curves; a later point replaces an equal (id, name, step)."""
         self._append_plain("series", records, SERIES_SCHEMA)
 
+    def append_metrics(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Keep metrics that were measured after their rows (``METRICS_SCHEMA``); ``trials`` puts them into the rows."""
+        infos = {metric.name: metric for metric in self.metrics}
+        rows = list(records)
+        about = [infos[name] for name in dict.fromkeys(row["metric"] for row in rows)]
+        self._append_plain("metrics", rows, METRICS_SCHEMA.with_metadata(describe("metrics", about)))
+
     def drop_searches(self, predicate: Callable[[dict[str, Any]], bool]) -> int:
         """Forget the search records that ``predicate`` holds for (``retry`` drops later rounds); returns how many.
 
@@ -126,12 +137,14 @@ class ResultStore:
 
     def trials(self, attempts: bool = False, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Rows in the order they were written, each id once (its last attempt; every attempt if ``attempts``)."""
-        wanted = None if columns is None else list(dict.fromkeys([*columns, *_ROW_KEY]))
+        core = columns is not None and set(columns) <= set(CORE_NAMES)
+        wanted = list(dict.fromkeys([*(columns or ()), *_ROW_KEY])) if core else None
         _, table = self._read("trials", wanted)
-        if columns is not None:
-            for name in columns:
-                if name not in table.schema.names:
-                    raise unknown("column", name, self.schema().names)
+        if not core:
+            table = with_measurements(table, self._read("metrics")[1])
+        for name in columns or ():
+            if name not in table.schema.names:
+                raise unknown("column", name, self.schema().names)
         if not attempts:
             keys = table.select(list(_ROW_KEY)).to_pandas()
             last = keys.sort_values("attempt", kind="stable").drop_duplicates("trial_id", keep="last")
@@ -161,8 +174,15 @@ class ResultStore:
         return unify(schemas or [self._schema], "trials")
 
     def metrics_on_disk(self) -> list[MetricInfo]:
-        """The metrics that the parts describe."""
-        return metrics_of(self.schema())
+        """The metrics that the rows have, measured in the trials or after them."""
+        _, schemas = self._collect("metrics", lambda file: pq.read_schema(file))
+        late = metrics_of(unify(schemas, "metrics")) if schemas else []
+        names = {metric.name: metric for metric in [*metrics_of(self.schema()), *late]}
+        return list(names.values())
+
+    def measured(self) -> dict[str, Measured]:
+        """What has been measured of each trial's last attempt, by trial id."""
+        return measured_of(self._collect("trials", known_in_part)[1], self._read("metrics")[1])
 
     # Parts
 
@@ -237,8 +257,8 @@ class ResultStore:
 
         names, tables = self._collect(kind, read)
         if not tables:
-            empty = {"trials": self._schema, "searches": SEARCHES_SCHEMA, "series": SERIES_SCHEMA}[kind]
-            return names, empty.empty_table()
+            empty = {"trials": self._schema, "searches": SEARCHES_SCHEMA, "series": SERIES_SCHEMA}
+            return names, empty.get(kind, METRICS_SCHEMA).empty_table()
         try:
             schema = unify([table.schema for table in tables], kind)
         except pa.ArrowException as error:

@@ -15,7 +15,10 @@ import torch
 from torch import Tensor
 
 from raybench.errors import MetricUnavailable
+from raybench.outputs import logit_statistic
 from raybench.seeding import numpy_generator
+
+__all__ = ["Ceiling", "Estimate", "gold_vs_gold", "logit_statistic", "over_models", "require_worlds"]
 
 LEVEL = 0.95
 
@@ -34,23 +37,6 @@ class Ceiling(NamedTuple):
     mean: float
     sd: float  # over the random splits, which overlap: a spread, not a standard error
     models: int  # per side
-
-
-def logit_statistic(logits: Tensor, labels: Tensor) -> Tensor:
-    """phi = log(p_y / (1 - p_y)) of the true label, in nats: float64 [..., n].
-
-    ``logits`` [..., n, K] of n examples (leading dimensions: models), ``labels`` int64 [n]. Computed as
-    z_y - logsumexp over k != y of z_k, so no probability is formed and nothing saturates; the softmax of ``logits``
-    gives the same number. The statistic of LiRA (Carlini et al. 2022, arXiv:2112.03570, section IV.C) and the margin of
-    KLoM (Georgiev et al. 2024, arXiv:2410.23232).
-    """
-    if logits.shape[-1] < 2:
-        raise MetricUnavailable(f"the logit statistic needs at least two classes, got {logits.shape[-1]}")
-    z = logits.double()
-    at = labels.view(-1, 1).expand(*z.shape[:-1], 1)
-    own = z.gather(-1, at).squeeze(-1)
-    others = z.scatter(-1, at, -torch.inf)
-    return own - torch.logsumexp(others, dim=-1)
 
 
 def require_worlds(first: Tensor, second: Tensor, least: int) -> tuple[Tensor, Tensor]:
