@@ -82,6 +82,8 @@ def estimate_s(prepared: Prepared, stages: Mapping[str, Mapping[str, int]]) -> d
     shares = {"references": 1.0, "search": TRIAL_SHARE, "finals": TRIAL_SHARE, "oracles": 1.0}
     seconds, basis = 0.0, set()
     for stage, phase in phases.items():
+        if not stages[stage]["to_run"]:
+            continue
         seen = wall.get(phase, [])
         each = sum(seen) / len(seen) if seen else mean_training * shares[stage]
         basis.add("rows so far" if seen else f"timed steps, a trial taken as {TRIAL_SHARE:g} of a retraining")
@@ -115,6 +117,8 @@ def _table(report: Mapping[str, Any]) -> str:
     for column in ("stage", "trials", "done", "to run"):
         table.add_column(column, justify="left" if column == "stage" else "right")
     for name, stage in report["stages"].items():
+        if name == "oracles" and not stage["total"]:
+            continue
         table.add_row(name, str(stage["total"]), str(stage["done"]), str(stage["to_run"]))
     console = Console(width=100, highlight=False)
     with console.capture() as capture:

@@ -32,7 +32,7 @@ class Stage:
         self.ran += 1
         self.failed += row["status"] == "failed"
         distance = row.get("distance_validation")
-        if row["status"] == "ok" and row["phase"] != "reference" and distance is not None:
+        if row["status"] == "ok" and row["phase"] in ("search", "final") and distance is not None:
             candidate = (float(distance), str(row["method"]))
             self.best = candidate if self.best is None else min(self.best, candidate)
 

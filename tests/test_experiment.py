@@ -135,7 +135,8 @@ def test_a_plugin_that_does_not_import(
         make_experiment(make_spec(plugins=[name]))
 
 
-@pytest.mark.parametrize(("given", "golds"), [({}, 2), ({"oracles": 3}, 4), ({"oracles": 3, "gold_seeds": 8}, 8)])
-def test_oracles_are_retrained_models_beside_the_reference(make_spec: Any, given: dict[str, int], golds: int) -> None:
+@pytest.mark.parametrize("given", [{}, {"oracles": 3}, {"oracles": 3, "shadows": 2, "gold_seeds": 8}])
+def test_the_oracle_pool_is_apart_from_the_models_that_give_the_floor(make_spec: Any, given: dict[str, int]) -> None:
     experiment = make_experiment(make_spec(**given))
-    assert (experiment.oracles, experiment.gold_seeds) == (given.get("oracles", 0), golds)
+    expected = [given.get(key, default) for key, default in (("oracles", 0), ("shadows", 0), ("gold_seeds", 2))]
+    assert [experiment.oracles, experiment.shadows, experiment.gold_seeds] == expected

@@ -55,7 +55,7 @@ def test_a_metric_name_that_is_taken_is_refused(metrics, name):
         ({"train_seed": 1.5}, "'train_seed' must be int64, got 1.5"),
         ({"distance": "small"}, "'distance' must be double"),
         ({"hparams": "{"}, "'hparams' must be JSON"),
-        ({"phase": "tune"}, "phase must be one of search, final, reference, got 'tune'"),
+        ({"phase": "tune"}, "phase must be one of search, final, reference, oracle, got 'tune'"),
         ({"status": "done"}, "status must be one of"),
         ({"status": "failed"}, "status failed must have a reason"),
     ],

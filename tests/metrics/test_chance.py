@@ -10,16 +10,25 @@ import torch
 
 from raybench.metrics.loss_attack import FALSE_POSITIVE_RATE, LOW_FALSE_POSITIVE_RATE
 from raybench.outputs import Outputs, SplitOutputs
-from raybench.registry import METRICS
+from raybench.registry import METRICS, WHOLE_WORLDS
 
 SEEDS = 12
 # One more than the false alarms allowed among n unseen samples, of n + 1: where a random loss falls among theirs.
-RATES = {"loss_attack_tpr": FALSE_POSITIVE_RATE, "loss_attack_tpr_permille": LOW_FALSE_POSITIVE_RATE}
+RATES = {
+    "loss_attack_tpr": FALSE_POSITIVE_RATE,
+    "loss_attack_tpr_permille": LOW_FALSE_POSITIVE_RATE,
+    "lira_tpr": FALSE_POSITIVE_RATE,
+}
 # The only one whose chance is at an end of its range.
 ONE_SIDED = "indiscernibility"
 # Its scores have few steps, so that ties at the threshold keep it below chance.
 TIED = "rmia_tpr"
-OURS = [e for e in METRICS if e.attack is not None and not e.pair and e.fn.__module__.startswith("raybench.")]
+# Those on whole worlds of models have test_worlds.py.
+OURS = [
+    e
+    for e in METRICS
+    if e.attack is not None and not e.pair and e.pool not in WHOLE_WORLDS and e.fn.__module__.startswith("raybench.")
+]
 ATTACKS = [e.name for e in OURS if e.name != TIED]
 
 

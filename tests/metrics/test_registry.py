@@ -13,9 +13,10 @@ from raybench.data import Pixels, Split
 from raybench.errors import MetricUnavailable
 from raybench.metrics import DEFAULT_METRICS
 from raybench.outputs import MetricContext, Outputs, SplitOutputs
-from raybench.registry import HIGHER, LOWER, MATCH_RETRAINED, METRICS, MetricEntry
+from raybench.registry import HIGHER, LOWER, MATCH_RETRAINED, METRICS, WHOLE_WORLDS, MetricEntry
 
-ENTRIES = [entry for entry in METRICS if not entry.probe]  # those have test_probes.py
+# Those that probe models have test_probes.py, those on whole worlds of models test_worlds.py.
+ENTRIES = [entry for entry in METRICS if not entry.probe and entry.pool not in WHOLE_WORLDS]
 every_metric = pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 both_scenarios = pytest.mark.parametrize("forget_class", [False, True], ids=["sample", "class"])
 CLASS_ONLY = {"e_f", "a_r", "validation_accuracy_forgotten", "test_accuracy_forgotten"}
