@@ -200,7 +200,7 @@ def _drive(
         with reporter.stage("oracles", len(oracles), len(oracles) - len(missing)) as advance:
             if missing:
                 starter.get().run_fixed(missing, _taking(ledger, outcome, lock, advance))
-        rows = plan.measurements(ledger, _already(store, prepared))
+        rows = plan.measurements(ledger, already(store, prepared))
         with reporter.stage("metrics", len(rows)) as advance:
             if rows:
                 starter.get().run_fixed(rows, _measured(outcome, lock, advance))
@@ -281,7 +281,7 @@ def _measured(outcome: Outcome, lock: DriverLock, advance: Any) -> Any:
     return finished
 
 
-def _already(store: ResultStore, prepared: Prepared) -> Callable[[str, str], bool]:
+def already(store: ResultStore, prepared: Prepared) -> Callable[[str, str], bool]:
     """Whether a metric of a trial is known: in its current version, evaluate seed and size of the oracle pool."""
     known, settings = store.measured(), prepared.settings
 

@@ -14,7 +14,7 @@ from raybench.cluster.scheduler import RayExecutor
 from raybench.cluster.session import Session
 from raybench.leaderboard.schema import comparable
 from raybench.leaderboard.store import ResultStore
-from raybench.run import Options, prepare, read_ledger
+from raybench.run import Options, already, prepare, read_ledger
 from raybench.serial import SerialExecutor
 
 
@@ -90,7 +90,7 @@ def shared_store(tmp_path_factory):
 
 @pytest.fixture
 def drive(tmp_path, shared_store):
-    """The three stages of ``raybench.run`` on an executor that the test makes."""
+    """The stages of ``raybench.run`` on an executor that the test makes."""
 
     def drive(raw, make_executor, results="results", told=lambda row: None, device_type=None, store=shared_store):
         raw = {**raw, "plugins": ["cluster_fakes"]} if uses_fakes(raw) else raw
@@ -110,6 +110,9 @@ def drive(tmp_path, shared_store):
             board = Board(plan, ledger, executor.ask, executor.record)
             executor.run_searches(board, finished)
             executor.run_fixed(ledger.missing(plan.finals(ledger)), finished)
+            executor.run_fixed(ledger.missing(plan.oracles(ledger)), finished)
+            measured = already(driven.store, prepared)
+            executor.run_fixed(plan.measurements(ledger, measured), lambda receipt: None)
         finally:
             executor.close()
         return driven

@@ -33,6 +33,19 @@ def test_same_rows_with_one_slot_two_slots_and_serial(drive, serial, on, capped,
         pd.testing.assert_frame_equal(*searches)
 
 
+def test_the_oracle_pool_and_what_is_measured_from_it(drive, serial, on, capped, spec):
+    """Models of the pool, unlearning runs on them and measurements are work for the pool of actors like any other."""
+    changes = {"methods": ["gradient_ascent"], "search": {"trials": 1}, "oracles": 6, "gold_seeds": 2}
+    raw = spec(**changes, metrics=["forget_accuracy", "ulira_auc", "lira_auc", "rmia_auc"])
+    expected = drive(raw, serial, results="serial")
+    found = drive(raw, on(capped(2)), results="ray")
+    assert found.ids() == expected.ids()
+    pd.testing.assert_frame_equal(found.table(), expected.table(), check_exact=True)
+    rows = found.store.trials().set_index("phase")
+    assert rows.loc[["final", "reference"], ["ulira_auc", "lira_auc", "rmia_auc"]].notna().all(axis=None)
+    assert len(rows.loc["oracle"]) == 6 + 5 + 6
+
+
 def test_killed_aggregator_and_worker_cost_nothing(drive, serial, on, capped, spec, capfd):
     """In the middle of the search the aggregator is killed, and then a worker process."""
     expected = drive(spec(), serial, results="serial")
