@@ -87,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     board.add_argument("--by", choices=("dataset", "model", "scenario", "method"), help="group the lines by this")
     board.add_argument("--pareto", action="store_true", help="only the front of distance against time")
     board.add_argument("--overall", action="store_true", help="methods ranked over problems (needs 10 or more)")
+    board.add_argument("--select", choices=("distance", "knee", "paper"), help="the settings that this rule selects")
     board.add_argument("--force-rank", action="store_true", help="rank lines with fewer than 3 train seeds too")
     board.add_argument("--format", choices=("table", "csv", "markdown", "latex", "json"), default="table")
 
@@ -299,14 +300,25 @@ def _leaderboard(arguments: argparse.Namespace) -> int:
     from raybench.leaderboard.query import render
     from raybench.leaderboard.render import wants_colour
 
-    frame = load_leaderboards(arguments.results, forced=arguments.force_rank)
+    notes: list[str] = []
+    if arguments.select is None:
+        frame = load_leaderboards(arguments.results, forced=arguments.force_rank)
+    else:
+        from raybench.selected import explain, select
+
+        if len(arguments.results) > 1:
+            raise UserError(f"--select works on one results folder, got {len(arguments.results)}; name one")
+        selected = select(arguments.results[0], arguments.select, forced=arguments.force_rank)
+        frame, notes = selected.leaderboard, explain(selected, arguments.select)
     if arguments.overall:
         from raybench.leaderboard.overall import overall, render_overall
 
         print(render_overall(overall(frame), arguments.format))
-        return 0
-    chosen = {"by": arguments.by, "model": arguments.model, "pareto": arguments.pareto}
-    print(render(frame, arguments.format, **chosen, colour=wants_colour(sys.stdout)))
+    else:
+        chosen = {"by": arguments.by, "model": arguments.model, "pareto": arguments.pareto}
+        print(render(frame, arguments.format, **chosen, colour=wants_colour(sys.stdout)))
+    for note in notes:  # what a program reads stays clean
+        print(note, file=sys.stdout if arguments.format in ("table", "markdown") else sys.stderr)
     return 0
 
 

@@ -14,16 +14,13 @@ from typing import Any
 from raybench.errors import UserError, unknown
 from raybench.options import check_options
 from raybench.registry import DATASETS, METHODS, METRICS, MODELS, SCENARIOS, TRAININGS, load_plugins
+from raybench.rules import OBJECTIVES, PAPER, RULES
 from raybench.seeding import canonical
-from raybench.space import SAMPLERS, SCIENTIFIC, resolve, search_space, searched
+from raybench.space import DEFAULT_FIRST, SAMPLERS, SCIENTIFIC, default_point, resolve, search_space, searched
 from raybench.spec import STANDARD, Choice, Training
 from raybench.spec_file import MethodItem, SpecFile, apply_settings, parse_spec, read_spec
 from raybench.stopping import check_stop
 from raybench.training import Recipe, make_recipe
-
-RULES = ("distance", "knee")
-# Objective of a search -> the metric it minimises beside sample passes, and what that looks at (``selected_on``).
-OBJECTIVES = {"distance": ("distance_validation", "retrained"), "retrained_free": ("retrained_free", "validation")}
 
 
 @dataclass(frozen=True)
@@ -124,6 +121,8 @@ def make_experiment(raw: Mapping[str, Any]) -> Experiment:
     for rule in rules:
         if rule not in RULES:
             raise unknown("search.select", rule, RULES)
+    if PAPER in rules:
+        _check_defaults(candidates, spec.search.sampler)
     for label, given in (
         ("seeds.train", spec.seeds.train),
         ("seeds.unlearn", spec.seeds.unlearn),
@@ -165,6 +164,23 @@ def make_experiment(raw: Mapping[str, Any]) -> Experiment:
         plugins=tuple(spec.plugins),
         raw=canonical(raw),
     )
+
+
+def _check_defaults(candidates: Sequence[Candidate], sampler: str) -> None:
+    """The rule ``paper`` needs the default among the settings that a search tries."""
+    for candidate in candidates:
+        hparams = METHODS[candidate.method].hparams
+        space = search_space(hparams, candidate.fixed, candidate.ranges, candidate.method)
+        if space and sampler not in DEFAULT_FIRST:
+            raise UserError(
+                f"search.select: paper needs a sampler that starts at the defaults, got {sampler}; "
+                f"use {' or '.join(DEFAULT_FIRST)}"
+            )
+        if space and default_point(hparams, space) is None:
+            raise UserError(
+                f"search.select: paper needs the defaults inside the searched ranges, got {candidate.method} with one "
+                "outside; widen its space or leave paper out"
+            )
 
 
 def _resources(spec: SpecFile) -> dict[str, float]:

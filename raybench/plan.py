@@ -15,8 +15,9 @@ from raybench.leaderboard.query import Wanted
 from raybench.ledger import MEASURE, Ledger, Request
 from raybench.registry import METHODS, METRICS, MODELS, SCENARIOS, WHOLE_WORLDS, MethodEntry
 from raybench.rounds import Search
+from raybench.rules import choose
 from raybench.seeding import canonical, to_json
-from raybench.selection import choose, distance_floor, settings_of, tuning_cost
+from raybench.selection import distance_floor, settings_of, tuning_cost
 from raybench.space import resolve, search_space
 from raybench.spec import (
     FINAL,

@@ -7,8 +7,8 @@ import dataclasses
 from raybench.errors import UserError
 from raybench.folder import open_folder
 from raybench.leaderboard.store import ResultStore
-from raybench.run import SPEC, Options, Outcome, run
-from raybench.spec_file import decode_spec
+from raybench.run import Options, Outcome, run
+from raybench.spec_file import SPEC, decode_spec
 
 
 def retry_failed(results: str, options: Options) -> Outcome:

@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution, distribution_to_json
 
 from raybench.experiment import Candidate, SearchPlan
 from raybench.seeding import canonical, content_hash, derive_seed, to_json
-from raybench.space import default_point, sampled_point
+from raybench.space import DEFAULT_FIRST, default_point, sampled_point
 from raybench.spec import PROTOCOL, ProblemSpec
 
 STUDY = "round"  # one study per round and storage: the name never leaves it
@@ -106,7 +106,7 @@ def open_round(search: Search, number: int, told: Sequence[Told]) -> Round:
             optuna.trial.create_trial(state=state, values=values, params=dict(setting.point), distributions=space)
         )
     default = default_point(search.hparams_type, space)
-    first = number == 0 and default is not None and search.plan.sampler in ("tpe", "random")
+    first = number == 0 and default is not None and search.plan.sampler in DEFAULT_FIRST
     if first:
         study.enqueue_trial(default)
     if search.plan.sampler != "tpe":

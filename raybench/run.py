@@ -13,7 +13,7 @@ import yaml
 from raybench.board import Board
 from raybench.content_store import ContentStore
 from raybench.errors import UserError
-from raybench.experiment import OBJECTIVES, Experiment, make_experiment
+from raybench.experiment import Experiment, make_experiment
 from raybench.folder import open_folder
 from raybench.leaderboard.lock import DriverLock
 from raybench.leaderboard.query import write_leaderboard
@@ -27,10 +27,11 @@ from raybench.problem import check_problem, load_data
 from raybench.progress import Reporter
 from raybench.references import KIND as REFERENCES
 from raybench.registry import METRICS
+from raybench.rules import OBJECTIVES
 from raybench.selection import settings_of
 from raybench.serial import Executor, SerialExecutor
 from raybench.spec import PROTOCOL, SEARCH
-from raybench.spec_file import apply_settings, read_spec
+from raybench.spec_file import SPEC, apply_settings, read_spec
 from raybench.workshop import Settings
 
 NEEDED = (
@@ -39,7 +40,6 @@ NEEDED = (
     *(metric for metric, _ in OBJECTIVES.values()),
 )  # fmt: skip
 
-SPEC = "spec.yaml"  # in the results folder: the spec as it ran
 
 Redo = Callable[[ResultStore], Mapping[str, int]]
 

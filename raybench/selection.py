@@ -1,30 +1,14 @@
-"""Which setting a search has found: its tried settings read back from rows, and the rules that choose one."""
+"""The settings that a search has tried, read back from rows, and what they cost (``raybench.rules`` choose one)."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator
 
-from raybench.experiment import OBJECTIVES
-from raybench.ledger import Ledger, Row
+from raybench.ledger import Ledger
 from raybench.rounds import Search
+from raybench.rules import OBJECTIVES, Tried, averaged
 
 DISTANCE = OBJECTIVES["distance"][0]
-
-
-@dataclass(frozen=True)
-class Tried:
-    """One setting of a search: its point, averaged (objective, passes) where every seed is ok, None otherwise.
-    ``complete``: all its trials have rows."""
-
-    round: int
-    index: int
-    point: Mapping[str, Any]
-    values: tuple[float, float] | None
-    complete: bool
-    trial_ids: tuple[str, ...]
 
 
 def settings_of(search: Search, ledger: Ledger) -> Iterator[Tried]:
@@ -37,53 +21,8 @@ def settings_of(search: Search, ledger: Ledger) -> Iterator[Tried]:
             ids = tuple(ledger.table[key][0] for key in keys)
             rows = [ledger.rows.get(trial_id) for trial_id in ids]
             point = ledger.table[keys[0]][1]
-            values = _objectives(rows, search.plan.metric)
+            values = averaged(rows, search.plan.metric)
             yield Tried(number, index, point, values, all(row is not None for row in rows), ids)
-
-
-def _objectives(rows: Sequence[Row | None], metric: str) -> tuple[float, float] | None:
-    values = []
-    for row in rows:
-        if row is None or row["status"] != "ok":
-            return None
-        distance, passes = row.get(metric), row.get("retrain_share")
-        if distance is None or passes is None or not math.isfinite(distance) or not math.isfinite(passes):
-            return None
-        values.append((distance, passes))
-    return sum(v[0] for v in values) / len(values), sum(v[1] for v in values) / len(values)
-
-
-def choose(settings: Sequence[Tried], rule: str, floor: float) -> tuple[Tried, str]:
-    """The setting a rule selects and what is said of it.
-
-    ``distance``: the smallest value of the objective, those within the floor of it told apart by sample passes.
-    ``knee``: on the front of objective against passes, the setting nearest to the ideal corner (both axes scaled to
-    the front, so that hopeless settings have no say).
-    Where no setting is usable it is the first one, and the note says so.
-    """
-    usable = [s for s in settings if s.values is not None]
-    if not usable:
-        return settings[0], f"{rule} (no setting was usable: the first one stands)"
-    if rule == "distance":
-        best = min(s.values[0] for s in usable if s.values)
-        tied = [s for s in usable if s.values and s.values[0] <= best + floor]
-        return min(tied, key=lambda s: (s.values[1] if s.values else 0, s.values, s.round, s.index)), rule
-    front = [s for s in usable if not any(_beats(other, s) for other in usable)]
-    low = [min(s.values[i] for s in front if s.values) for i in (0, 1)]
-    span = [max(s.values[i] for s in front if s.values) - low[i] or 1.0 for i in (0, 1)]
-
-    def corner(setting: Tried) -> float:
-        assert setting.values is not None
-        return math.hypot(*((setting.values[i] - low[i]) / span[i] for i in (0, 1)))
-
-    return min(front, key=lambda s: (corner(s), s.round, s.index)), rule
-
-
-def _beats(one: Tried, other: Tried) -> bool:
-    """Whether ``one`` is at least as good on both objectives and better on one."""
-    assert one.values is not None
-    assert other.values is not None
-    return one.values != other.values and all(a <= b for a, b in zip(one.values, other.values, strict=True))
 
 
 def distance_floor(golds: Iterable[str], ledger: Ledger) -> float:

@@ -196,6 +196,7 @@ def sampled_point(sampler: str, space: Space, index: int, total: int, seed_parts
 
 
 SAMPLERS = ("tpe", "random", "grid", "qmc")
+DEFAULT_FIRST = ("tpe", "random")  # samplers whose first setting is the default point
 
 
 def _hints(cls: type) -> dict[str, Any]:

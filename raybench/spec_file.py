@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from raybench.errors import UserError, nearest
 from raybench.seeding import canonical
 
+SPEC = "spec.yaml"  # in a results folder: the spec as it ran
 DEEPEST = 20  # a spec nests a handful of levels; YAML anchors can nest without end
 
 
