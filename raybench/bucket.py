@@ -19,6 +19,7 @@ from raybench.errors import StorageError, UserError
 # Scheme -> what brings it. Others that fsspec knows (sftp, smb, ...) write in place: half a file can be seen there.
 EXTRAS = {"s3": "raybench[s3]", "s3a": "raybench[s3]", "gs": "raybench[gcs]", "gcs": "raybench[gcs]"}
 _ATOMIC = (*EXTRAS, "memory")  # memory: this process only, for tests
+_LONGEST = 300  # of a client library's words, in characters
 _SECRETS = re.compile(r"(?<=://)[^/\s]*@|\?\S*")
 
 
@@ -138,8 +139,7 @@ class Bucket:
                 raise self._refused("be there", error) from error
 
     def _refused(self, what: str, error: Exception) -> StorageError:
-        lines = str(error).strip().splitlines()
-        reason = without_secrets(lines[0]) if lines else type(error).__name__
+        reason = without_secrets(" ".join(str(error).split())[:_LONGEST]) or type(error).__name__
         return StorageError(
             f"{self.url} must {what}, got {reason}; check the bucket, its permissions, and credentials and endpoint "
             "in the environment"

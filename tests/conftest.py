@@ -168,3 +168,23 @@ def flaky(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     yield flag.write_text
     METHODS._entries.pop("flaky", None)
     sys.modules.pop("flaky_plugin", None)
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """An S3 server of this test session."""
+    from tests.s3 import serve  # imports moto and boto3: a second
+
+    yield from serve()
+
+
+@pytest.fixture
+def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The S3 server with nothing in it but the bucket ``bench``, and credentials for it in the environment."""
+    from tests.s3 import S3
+
+    server = S3(s3_endpoint, monkeypatch)
+    server.client.create_bucket(Bucket="bench")
+    yield server
+    server.check_keys(False)
+    server.reset()

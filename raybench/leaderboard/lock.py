@@ -82,13 +82,16 @@ class DriverLock:
 
     @property
     def lost(self) -> bool:
-        """True when another driver took the folder over (this process slept longer than the lapse)."""
+        """True when the lock is gone or another driver's (this process slept longer than the lapse)."""
         return self._lost
 
     def check(self) -> None:
         """``UserError`` if the lock was lost; a driver calls it now and then."""
         if self._lost:
-            raise UserError(f"a results folder has one driver, and {self.folder} was taken over by another; stop here")
+            raise UserError(
+                f"a results folder has one driver, and {self.folder}/{NAME} was deleted or taken over by another; "
+                "stop here, and run the same command again once nobody else drives"
+            )
 
     def acquire(self) -> None:
         """Take the lock; waits only while a heartbeat of another host is watched."""
