@@ -21,6 +21,8 @@ from raybench.spec import STANDARD, Choice, Training
 from raybench.spec_file import MethodItem, SpecFile, apply_settings, parse_spec, read_spec
 from raybench.stopping import check_stop
 from raybench.training import Recipe, make_recipe
+from raybench.weights import OPTION as WEIGHTS
+from raybench.weights import file_digest, find_weights, without_weights
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,20 @@ def _default_metrics() -> tuple[str, ...]:
     return tuple(DEFAULT_METRICS)
 
 
+def with_weights(experiment: Experiment, root: str | None) -> tuple[Experiment, dict[str, str]]:
+    """The experiment with the weight files of its models by absolute path (a relative one is looked for in ``root``
+    first), and their digests by the model's label."""
+    cells, digests = [], {}
+    for cell in experiment.cells:
+        model = cell.model
+        if WEIGHTS in model.options:
+            path = find_weights(model.options[WEIGHTS], root)
+            model = Choice(model.name, {**model.options, WEIGHTS: str(path)})
+            digests[model.label] = file_digest(path)
+        cells.append(dataclasses.replace(cell, model=model))
+    return dataclasses.replace(experiment, cells=tuple(cells)), digests
+
+
 def _search_seeds(spec: SpecFile) -> tuple[int, ...]:
     given = spec.search.train_seeds
     if given == "first":
@@ -249,7 +265,9 @@ def _choice(given: str | Mapping[str, Any], registry: Any) -> Choice:
             f"write {{name: {name}, option: value}}"
         )
     entry = registry[name]  # unknown names raise here
-    if registry is not SCENARIOS:
+    if registry is MODELS:
+        check_options(entry.fn, without_weights(options))
+    elif registry is not SCENARIOS:
         check_options(entry.fn, options)
     return Choice(name, canonical(options))
 

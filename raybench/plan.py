@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from raybench.experiment import Candidate, Cell, Experiment, SearchPlan
@@ -32,6 +33,8 @@ from raybench.spec import (
     with_seed,
 )
 from raybench.task import Facts
+from raybench.weights import OPTION as WEIGHTS
+from raybench.weights import without_weights
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,19 @@ class DataFacts:
 class Plan:
     """The experiment bound to its data (by checksum) and to a device type."""
 
-    def __init__(self, experiment: Experiment, data: Mapping[str, DataFacts], device_type: str) -> None:
-        """``data``: facts by the dataset's label; ``device_type``: cpu or cuda, resolved by the caller."""
+    def __init__(
+        self,
+        experiment: Experiment,
+        data: Mapping[str, DataFacts],
+        device_type: str,
+        weights: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """``data``: facts by the dataset's label; ``device_type``: cpu or cuda, resolved by the caller; ``weights``:
+        digest by the label of each model that starts from a weight file."""
         self.experiment = experiment
         self.device_type = device_type
         self._data = data
+        self._weights = weights
         self.problems = [self._problem(cell) for cell in experiment.cells]
         self.lines = [self._line(p, c) for p in self.problems for c in experiment.candidates if not _reference(c)]
 
@@ -204,6 +215,10 @@ class Plan:
 
     def _problem(self, cell: Cell) -> ProblemSpec:
         experiment = self.experiment
+        versions: dict[str, int | str] = {"model": MODELS[cell.model.name].version}
+        versions["scenario"] = SCENARIOS[cell.scenario.name].version
+        if cell.model.label in self._weights:
+            versions[WEIGHTS] = self._weights[cell.model.label]
         return ProblemSpec(
             dataset=cell.dataset,
             checksum=self._data[cell.dataset.label].checksum,
@@ -216,7 +231,7 @@ class Plan:
             validation=experiment.validation,
             threads=experiment.threads,
             device_type=self.device_type,
-            versions={"model": MODELS[cell.model.name].version, "scenario": SCENARIOS[cell.scenario.name].version},
+            versions=versions,
         )
 
     def _line(self, cell: ProblemSpec, candidate: Candidate) -> Line:
@@ -249,7 +264,7 @@ class Plan:
             classes,
             kind,
             candidate.training.kind,
-            cell.model.options,
+            without_weights(cell.model.options),
         )
         return entry.skip(facts, resolve(entry.hparams, candidate.fixed, entry.name))
 

@@ -25,6 +25,8 @@ from raybench.space import resolve
 from raybench.spec import Choice, ProblemSpec
 from raybench.streamed import Rows, Streamed
 from raybench.task import Facts
+from raybench.weights import OPTION as WEIGHTS
+from raybench.weights import file_digest, load_weights, without_weights
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Problem:
 
     def build(self) -> nn.Module:
         """A new network (weights from torch's global state: see ``seeding.seeded_globals``)."""
+        self._check_weights()
         return build_model(self.spec.model, self.facts.num_classes, self.facts.input_shape)
 
     def half(self, index: int) -> torch.Tensor:
@@ -53,16 +56,36 @@ class Problem:
         inside[torch.from_numpy(order[: len(train) // 2])] = True
         return inside.to(train.images.device)
 
+    def _check_weights(self) -> None:
+        """The pretrained weights must be those that the problem was planned with."""
+        path, planned = self.spec.model.options.get(WEIGHTS), self.spec.versions.get(WEIGHTS)
+        if path is not None and (found := file_digest(Path(path))) != planned:
+            raise UserError(
+                f"weights {path} must be the same on every node and in every run, got digest {found} and {planned} in "
+                "the plan; copy the driver's file there"
+            )
+
 
 def build_model(choice: Choice, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
-    """A network by registered name; options it does not know are a ``UserError``."""
+    """A network by registered name; options it does not know are a ``UserError``.
+
+    The option ``weights``, which every model has, fills it from a file (``raybench.weights``).
+    """
+    return _build(choice, num_classes, input_shape)[0]
+
+
+def _build(choice: Choice, num_classes: int, input_shape: tuple[int, int, int]) -> tuple[nn.Module, bool]:
+    """The network, and whether its head is new because that of its weight file is for other classes."""
     entry = MODELS[choice.name]
     family = {"family": choice.name.split(":", 1)[1]} if ":" in choice.name else {}
+    options = {key: value for key, value in choice.options.items() if key != WEIGHTS}
     try:
-        model: nn.Module = entry.fn(num_classes, input_shape, **family, **choice.options)
+        model: nn.Module = entry.fn(num_classes, input_shape, **family, **options)
     except TypeError as error:
         raise UserError(f"model {choice.name} does not take these options: {error}; see its docstring") from error
-    return model
+    if WEIGHTS not in choice.options:
+        return model, False
+    return model, load_weights(model, Path(choice.options[WEIGHTS]), choice.name, entry.published)
 
 
 @functools.lru_cache(maxsize=4)
@@ -153,7 +176,7 @@ def make_problem(spec: ProblemSpec, raw: RawData, device: torch.device) -> Probl
         input_shape=raw.input_shape,
         forget_classes=tuple(int(c) for c in request.forget_classes) if kind == CLASS else (),
         scenario_kind=kind,
-        model_options=spec.model.options,
+        model_options=without_weights(spec.model.options),
     )
     train_digest = _digest(spec, train, request.labels, request.images)
     retain_digest = _digest(spec, train[~request.forget], *_kept(request))
@@ -200,16 +223,19 @@ def _resident(images: np.ndarray, device: torch.device, checksum: str | None, pa
 def facts_of(spec: ProblemSpec, raw: RawData, forget_classes: tuple[int, ...] = ()) -> Facts:
     """The facts that the plan needs to know which methods apply (no tensors are made)."""
     kind = SCENARIOS[spec.scenario.name].kind
-    label, options = spec.model.label, spec.model.options
+    label, options = spec.model.label, without_weights(spec.model.options)
     return Facts(
         spec.dataset.label, label, raw.num_classes, raw.input_shape, forget_classes, kind, model_options=options
     )
 
 
-def check_problem(spec: ProblemSpec, raw: RawData) -> Any:
-    """Raise ``UserError`` where this problem cannot be made: bad scenario parameters, a model that does not fit."""
+def check_problem(spec: ProblemSpec, raw: RawData) -> list[str]:
+    """Raise ``UserError`` where this problem cannot be made: bad scenario parameters, a model that does not fit,
+    weights of another architecture. Returns what people should know of it."""
     train, _ = split_validation(raw.y_train, spec.validation, spec.split_seed)
-    request = draw_request(spec, raw, train)
+    draw_request(spec, raw, train)
     with torch.device("meta"):
-        build_model(spec.model, raw.num_classes, raw.input_shape)
-    return request
+        _, new_head = _build(spec.model, raw.num_classes, raw.input_shape)
+    if not new_head:
+        return []
+    return [f"{spec.model.label}: the weights are for other classes, so the head starts anew ({raw.num_classes})"]

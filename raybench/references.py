@@ -65,7 +65,7 @@ class _Order:
         spec = self.problem.spec
         identity = {
             "protocol": PROTOCOL,
-            "model": [spec.model, spec.versions.get("model")],
+            "model": [spec.network, spec.versions.get("model")],
             "recipe": spec.recipe,
             "training": self.training,
             "data": self.digest,

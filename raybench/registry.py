@@ -94,7 +94,13 @@ class TrainingEntry(Entry):
 
 @dataclass(frozen=True)
 class ModelEntry(Entry):
-    """``fn(num_classes, input_shape, **options) -> nn.Module`` that follows ``raybench.contract``."""
+    """``fn(num_classes, input_shape, **options) -> nn.Module`` that follows ``raybench.contract``.
+
+    ``published``: the name of torchvision's model that has the same tensors in the same order, if there is one; its
+    weight files then fit too (``raybench.weights``).
+    """
+
+    published: str = ""
 
 
 @dataclass(frozen=True)

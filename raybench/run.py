@@ -13,7 +13,7 @@ import yaml
 from raybench.board import Board
 from raybench.content_store import ContentStore
 from raybench.errors import UserError
-from raybench.experiment import Experiment, make_experiment
+from raybench.experiment import Experiment, make_experiment, with_weights
 from raybench.folder import open_folder
 from raybench.leaderboard.lock import DriverLock
 from raybench.leaderboard.query import write_leaderboard
@@ -87,23 +87,25 @@ class Prepared:
     store: str
     settings: Settings
     metrics: list[MetricInfo]
+    notes: tuple[str, ...] = ()
 
 
 def prepare(
     raw: Mapping[str, Any], options: Options, device_type: str | None = None, *, write: bool = True
 ) -> Prepared:
     """Validate everything that can be wrong before anything is trained."""
-    experiment = make_experiment(raw)
+    root = data_root(options.data)
+    experiment, weights = with_weights(make_experiment(raw), root)
     results = results_folder(experiment.name, options.results)
     store = store_folder(options.store, results, cluster=options.address is not None)
-    root = data_root(options.data)
     data: dict[str, DataFacts] = {}
     for cell in experiment.cells:
         raw_data, checksum = load_data(cell.dataset, root, options.download)
         data[cell.dataset.label] = DataFacts(checksum, raw_data.num_classes, raw_data.input_shape)
-    plan = Plan(experiment, data, device_type or resolve_device(experiment))
+    plan = Plan(experiment, data, device_type or resolve_device(experiment), weights)
+    notes: list[str] = []
     for problem in plan.problems:
-        check_problem(problem, load_data(problem.dataset, root, options.download)[0])
+        notes += check_problem(problem, load_data(problem.dataset, root, options.download)[0])
     metrics = metric_infos(experiment.metrics)
     if write:
         rows = ResultStore.open_for_writing(results, metrics)
@@ -130,7 +132,7 @@ def prepare(
     _check_rows(rows, results)
     ledger = read_ledger(rows)
     _check_objective(ledger, experiment.search.metric, results)
-    return Prepared(experiment, plan, ledger, results, store, settings, metrics)
+    return Prepared(experiment, plan, ledger, results, store, settings, metrics, tuple(dict.fromkeys(notes)))
 
 
 def run(
@@ -156,6 +158,8 @@ def run(
         if options.address is not None and not options.serial:
             session, device_type = _connect(make_experiment(raw), options)
         prepared = prepare(raw, options, device_type)
+        for note in prepared.notes:
+            reporter.say(note)
         with DriverLock(prepared.results, on_wait=reporter.say) as lock:
             _keep_spec(prepared)
             return _drive(prepared, options, reporter, session, lock, redo)

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from raybench.seeding import canonical, content_hash
@@ -35,7 +36,7 @@ class Choice:
             return self.name
         if len(self.options) == 1 and next(iter(self.options)) in PLAIN:
             return f"{self.name}({_short(next(iter(self.options.values())))})"
-        return f"{self.name}({', '.join(f'{k}={_short(v)}' for k, v in sorted(self.options.items()))})"
+        return f"{self.name}({', '.join(f'{k}={_short(v, k)}' for k, v in sorted(self.options.items()))})"
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,21 @@ class ProblemSpec:
     validation: float = 0.1
     threads: int = 1
     device_type: str = "cpu"
-    versions: Mapping[str, int] = field(default_factory=dict)  # of the model's and the scenario's code
+    versions: Mapping[str, int | str] = field(default_factory=dict)  # of the model's and the scenario's code, and the
+    # digest of its weight file where it has one
 
     @property
     def identity(self) -> dict[str, Any]:
         """What identifies the problem: of the dataset its content, not the path or the options it came by."""
         plain: dict[str, Any] = canonical(self)
+        plain["model"] = canonical(self.network)
         return plain | {"dataset": self.dataset.name.partition(":")[0]}  # npz:<path> is npz
+
+    @property
+    def network(self) -> Choice:
+        """The model as it is identified: by the content of its weight file, not by the path."""
+        digest = self.versions.get("weights")
+        return self.model if digest is None else Choice(self.model.name, {**self.model.options, "weights": digest})
 
     @cached_property
     def id(self) -> str:
@@ -131,7 +140,9 @@ def with_seed(problem: ProblemSpec, train_seed: int) -> ProblemSpec:
     return dataclasses.replace(problem, train_seed=train_seed)
 
 
-def _short(value: Any) -> str:
+def _short(value: Any, option: str = "") -> str:
+    if option == "weights":  # a path that is as long as it is
+        return Path(str(value)).name
     if isinstance(value, list | tuple):
         return "+".join(_short(v) for v in value)
     return f"{value:g}" if isinstance(value, float) else str(value)

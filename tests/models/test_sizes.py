@@ -14,8 +14,9 @@ from raybench.models.mlp import mlp
 from raybench.models.resnet8 import resnet8
 from raybench.models.resnet18 import resnet18
 from raybench.models.vgg8 import vgg8
+from raybench.registry import MODELS
 
-MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
+MNIST, CIFAR, IMAGENET = (1, 28, 28), (3, 32, 32), (3, 224, 224)
 
 
 def size(model: nn.Module) -> int:
@@ -160,6 +161,76 @@ def test_vgg8_pools_while_four_pixels_are_left_and_trains_on_one_sample(shape, e
 def test_vgg8_batch_norm_is_true_or_false(value):
     with pytest.raises(UserError, match="batch_norm of model vgg8 must be true or false, got"):
         vgg8(10, MNIST, batch_norm=value)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "num_classes", "expected"),
+    [
+        ("resnet18", IMAGENET, 1000, 11_689_512),
+        ("resnet50", IMAGENET, 1000, 25_557_032),
+        ("resnext50", IMAGENET, 1000, 25_028_904),
+        ("vgg16", IMAGENET, 1000, 138_365_992),
+        ("vit_b16", IMAGENET, 1000, 86_567_656),
+        ("vit_tiny", IMAGENET, 1000, 5_717_416),  # DeiT-Ti
+        ("swin_t", IMAGENET, 1000, 28_288_354),
+        ("convnext_t", IMAGENET, 1000, 28_589_128),
+        ("pvt_v2_b0", IMAGENET, 1000, 3_666_760),
+        ("resnet20", CIFAR, 10, 272_474),
+        ("resnet9", CIFAR, 10, 6_573_130),
+        ("resnet50", CIFAR, 10, 23_520_842),
+        ("vgg16", CIFAR, 10, 14_728_266),
+    ],
+)
+def test_as_many_parameters_as_published(name, shape, num_classes, expected):
+    """The numbers of torchvision's and timm's documentation, and those that papers on CIFAR quote."""
+    if name == "pvt_v2_b0":
+        pytest.importorskip("timm", reason="pvt_v2_b0 needs the extra timm")
+    with torch.device("meta"):
+        assert size(MODELS[name].fn(num_classes, shape)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "stem", "side", "expected"),
+    [
+        ("resnet18", "auto", 32, 32),
+        ("resnet18", "auto", 96, 96),
+        ("resnet18", "auto", 128, 32),
+        ("resnet50", "imagenet", 64, 16),
+        ("resnext50", "small", 128, 128),
+    ],
+)
+def test_stems(name, stem, side, expected):
+    with torch.device("meta"):
+        model = MODELS[name].fn(10, (3, side, side), stem=stem, width=2)
+        assert model.stages()[0](torch.zeros(1, 3, side, side)).shape[-1] == expected
+
+
+BAD = [
+    ("resnet18", {"stem": "big"}, "stem of model resnet18 must be auto, small or imagenet, got 'big'"),
+    ("resnet50", {"stem": ["small"]}, "stem of model resnet50 must be auto, small or imagenet, got"),
+    ("vgg16", {"dense": "yes"}, "dense of model vgg16 must be true, false or null, got 'yes'"),
+    ("vit_tiny", {"patch": 5}, "patch of model vit_tiny must divide the sides of the images, got 5 for 28x28"),
+    ("vit_tiny", {"heads": 5}, "width of model vit_tiny must be a multiple of its 5 heads, got 192"),
+    ("vit_b16", {"depth": 0}, "depth of model vit_b16 must be an integer of at least 1, got 0"),
+    ("swin_t", {"width": 40}, "width of model swin_t must be a multiple of 32, got 40"),
+    ("swin_t", {"depths": [2]}, "depths of model swin_t must be at least 2 numbers"),
+    ("convnext_t", {"drop": 1}, "drop of model convnext_t must be from 0 to below 1, got 1"),
+    ("convnext_t", {"depths": [1, 0]}, "depths of model convnext_t must be an integer of at least 1, got 0"),
+    ("convnext_t", {"patch": 4}, "model convnext_t must get images of at least 32x32 pixels, got 28x28"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "message"), BAD)
+def test_bad_options(name, options, message):
+    with pytest.raises(UserError, match=message), torch.device("meta"):
+        MODELS[name].fn(10, MNIST, **options)
+
+
+def test_imagenet_stem_needs_room():
+    with pytest.raises(
+        UserError, match="stem imagenet of model resnet18 must get images of at least 32 pixels, got 28"
+    ):
+        resnet18(10, MNIST, stem="imagenet")
 
 
 @pytest.mark.parametrize("model", [allcnn, resnet18, resnet8, vgg8])
