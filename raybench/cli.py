@@ -86,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     board.add_argument("--model", help="only this model")
     board.add_argument("--by", choices=("dataset", "model", "scenario", "method"), help="group the lines by this")
     board.add_argument("--pareto", action="store_true", help="only the front of distance against time")
+    board.add_argument("--gated", action="store_true", help="also lines that fail a sanity gate")
     board.add_argument("--overall", action="store_true", help="methods ranked over problems (needs 10 or more)")
     board.add_argument("--select", choices=("distance", "knee", "paper"), help="the settings that this rule selects")
     board.add_argument("--force-rank", action="store_true", help="rank lines with fewer than 3 train seeds too")
@@ -112,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     retry.add_argument("--slots", type=int, help="trials at once on this machine (default: its cores)")
 
     listing = commands.add_parser("list", help="what can be named in a spec")
-    kinds = ("methods", "models", "datasets", "scenarios", "metrics", "specs", "deviations")
+    kinds = ("methods", "models", "datasets", "scenarios", "metrics", "specs", "deviations", "gates")
     listing.add_argument("kind", choices=kinds)
     listing.add_argument("--format", choices=("table", "markdown", "json"), default="table")
 
@@ -315,7 +316,7 @@ def _leaderboard(arguments: argparse.Namespace) -> int:
 
         print(render_overall(overall(frame), arguments.format))
     else:
-        chosen = {"by": arguments.by, "model": arguments.model, "pareto": arguments.pareto}
+        chosen = {"by": arguments.by, "model": arguments.model, "pareto": arguments.pareto, "gated": arguments.gated}
         print(render(frame, arguments.format, **chosen, colour=wants_colour(sys.stdout)))
     for note in notes:  # what a program reads stays clean
         print(note, file=sys.stdout if arguments.format in ("table", "markdown") else sys.stderr)
@@ -336,6 +337,11 @@ def _list(arguments: argparse.Namespace) -> int:
         from raybench.deviations import render
 
         print(render(arguments.format))
+        return 0
+    if arguments.kind == "gates":
+        from raybench.gates import render as render_gates
+
+        print(render_gates(arguments.format))
         return 0
     from raybench.catalogue import catalogue
 

@@ -29,6 +29,7 @@ from raybench.content_store import state_of
 from raybench.errors import StorageError
 from raybench.evaluation import measure, outputs_of, pack, splits_for
 from raybench.folder import open_folder
+from raybench.gates import Evidence, judge_gates
 from raybench.observer import Observer
 from raybench.once import SharedOnce
 from raybench.outputs import Outputs
@@ -300,7 +301,10 @@ def _evaluate(run: _Run, outputs: Outputs, model: nn.Module | None, changed: boo
     run.row["metrics_s"] = prober.seconds
     run.row["missing"] = to_json(missing) if missing else None
     run.row["forget_size"] = len(run.problem.splits["forget"])
-    run.row["gates"] = to_json(_gates(run, outputs, retrained, changed))
+    original = run.shop.references.outputs(run.problem, run.original)
+    entry, classes = METHODS[spec.method], run.problem.facts.num_classes
+    acts = not entry.reference and not entry.identity
+    run.row["gates"] = to_json(judge_gates(Evidence(outputs, original, retrained, classes, acts, changed)))
     if spec.phase == ORACLE:
         if not METHODS[spec.method].reference:  # those of reference models are in the store
             _keep(run, "outputs", pack(outputs))
@@ -309,22 +313,6 @@ def _evaluate(run: _Run, outputs: Outputs, model: nn.Module | None, changed: boo
             _keep(run, "outputs", pack(outputs))
         if "weights" in settings.keep and model is not None:
             _keep(run, "weights", state_of(model))
-
-
-def _gates(run: _Run, outputs: Outputs, retrained: Outputs, changed: bool | None) -> dict[str, bool | None]:
-    """Sanity gates: name -> holds, fails, or null where it cannot be judged. Each is explained in the README."""
-    original = run.shop.references.outputs(run.problem, run.original)
-
-    def accuracy(of: Outputs, split: str) -> float:
-        return float(of[split].correct.double().mean())
-
-    chance = 1.0 / run.problem.facts.num_classes
-    return {
-        "retain_above_chance": accuracy(outputs, "retain") > chance + 0.1 * (1.0 - chance),
-        "weights_changed": changed,
-        # The retrained model may lose what D_f taught it, but not the recipe: else it is no reference.
-        "retrained_not_worse": accuracy(retrained, "retain") >= accuracy(original, "retain") - 0.1,
-    }
 
 
 def _cost(run: _Run, cost: Mapping[str, float], shared_s: float, peak: int | None) -> None:

@@ -267,7 +267,9 @@ def test_ok_with_gates_and_kept_files(shop: Workshop, method: Register) -> None:
     spec = trial_of(name, hparams={"amount": 0.5})
     row = checked(run_trial(spec, {}, shop))
     assert row["status"] == "ok"
-    assert gates_of(row) == {"retain_above_chance": True, "weights_changed": True, "retrained_not_worse": True}
+    gates = gates_of(row)
+    assert {"retain_above_chance", "weights_changed", "outputs_changed", "retrained_not_worse"} <= gates.keys()
+    assert all(holds is True for holds in gates.values())
     assert json.loads(row["reported"]) == {"amount": 0.5}
     folder = Path(shop.settings.artifacts or "") / spec.trial_id
     assert sorted(f.name for f in folder.iterdir()) == [f"{n}.safetensors" for n in ("outputs", "reported", "weights")]
@@ -285,9 +287,9 @@ def test_ok_with_gates_and_kept_files(shop: Workshop, method: Register) -> None:
 
 def test_gates_see_an_unchanged_model_and_a_useless_one(shop: Workshop, method: Register) -> None:
     row = checked(run_trial(trial_of(method(lambda task, hp: task.model)), {}, shop))
-    assert gates_of(row)["weights_changed"] is False
+    assert gates_of(row)["weights_changed"] is gates_of(row)["outputs_changed"] is False
     row = checked(run_trial(trial_of(method(lambda task, hp: task.model, identity=True)), {}, shop))
-    assert gates_of(row)["weights_changed"] is None
+    assert gates_of(row)["weights_changed"] is gates_of(row)["outputs_changed"] is None
     assert row["retain_accuracy"] == run_trial(trial_of("original", REFERENCE), {}, shop)["retain_accuracy"]
 
     def constant(task: UnlearningTask, hp: Amount) -> nn.Module:
@@ -298,7 +300,7 @@ def test_gates_see_an_unchanged_model_and_a_useless_one(shop: Workshop, method: 
 
     row = checked(run_trial(trial_of(method(constant)), {}, shop))
     assert row["status"] == "ok"
-    assert gates_of(row)["retain_above_chance"] is False
+    assert gates_of(row)["retain_above_chance"] is gates_of(row)["validation_above_chance"] is False
 
 
 def test_a_predictor_that_is_no_module(shop: Workshop, method: Register) -> None:
@@ -309,6 +311,7 @@ def test_a_predictor_that_is_no_module(shop: Workshop, method: Register) -> None
     row = checked(run_trial(trial_of(method(ensemble, predictor=True)), {}, shop))
     assert row["status"] == "ok"
     assert gates_of(row)["weights_changed"] is None
+    assert gates_of(row)["outputs_changed"] is True
     assert row["test_accuracy"] is not None
     assert row["forward_passes"] == 0.0  # evaluation is the harness's
 

@@ -73,7 +73,7 @@ def render(
     grouped = len(keys) if by is None else 0
     if format == "latex":
         return _latex(table, grouped)
-    notes = _notes(frame, [m for m in info if m not in shown], 0 if gated else len(hidden))
+    notes = _notes(frame, [m for m in info if m not in shown], hidden.iloc[:0] if gated else hidden)
     if format == "markdown":
         return as_markdown(table.header, table.rows, notes)
     return _plain(table, notes, grouped, colour)
@@ -102,18 +102,18 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return records
 
 
-def _notes(frame: pd.DataFrame, more: list[str], gated: int) -> list[str]:
+def _notes(frame: pd.DataFrame, more: list[str], hidden: pd.DataFrame) -> list[str]:
     notes = []
     unresolved = frame[mask(value is True for value in frame["unresolved"])]
     for key in unresolved[GROUP].drop_duplicates().itertuples(index=False):
         notes.append(f"unresolved, not ranked: {' / '.join(key)} (doing nothing is within the gold-vs-gold floor)")
     notes += _unranked(frame)
-    if gated:
-        notes.append(
-            "1 line that fails a sanity gate is hidden"
-            if gated == 1
-            else f"{gated} lines that fail a sanity gate are hidden"
-        )
+    if len(hidden):
+        broken = [name for text in hidden["gates"] for name, holds in json.loads(text).items() if holds is False]
+        one = "1 line that fails a sanity gate is"
+        many = one if len(hidden) == 1 else f"{len(hidden)} lines that fail a sanity gate are"
+        names = ", ".join(dict.fromkeys(broken))
+        notes.append(f"{many} hidden ({names}); --gated shows, raybench list gates explains")
     skipped = frame[mask(value == "skipped" for value in frame["status"])]
     for reason, lines in skipped.groupby("reason", sort=True):
         where = ", ".join(dict.fromkeys(f"{m} on {c}/{s}" for m, c, s in lines[["method", "model", "scenario"]].values))

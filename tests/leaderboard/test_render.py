@@ -46,8 +46,8 @@ def test_table_is_sorted_aligned_and_in_percent(board):
     assert lines[2].endswith("skipped")
     start = titles.index("status")
     assert all(line[start - 1] == " " and line[start] != " " for line in lines[:3])
-    assert "1 line that fails a sanity gate is hidden" in text
-    assert "gated" not in text.replace("gate are", "")
+    assert "1 line that fails a sanity gate is hidden (retain); --gated shows" in text
+    assert "gated" not in text.replace("--gated", "")
 
 
 def test_two_problems_have_a_heading_each_and_skipped_lines_their_reason(board):
