@@ -224,8 +224,8 @@ def _page(found: Iterable[Entry]) -> Iterable[str]:
     yield ""
     yield "What must hold before a row's numbers mean anything. Every row has them as JSON in the column `gates`: true,"
     yield "false, or null where a gate cannot be judged; a line's gate holds where it holds in all of its rows. A line"
-    yield "that fails one stays in the files, but tables hide it (not `raybench leaderboard RESULTS --gated`), and it is"
-    yield "not ranked, not on the front, and shares the last rank over problems."
+    yield "that fails one stays in the files, but tables hide it (not `raybench leaderboard RESULTS --gated`), and it"
+    yield "is not ranked, not on the front, and shares the last rank over problems."
     for entry in found:
         yield ""
         yield f"## {entry.name}"
