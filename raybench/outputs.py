@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,10 +77,11 @@ class SplitOutputs:
 class Outputs(Mapping[str, SplitOutputs]):
     """Split name -> outputs. Names: ``retain forget validation test``, and in class scenarios
     ``validation_forgotten test_forgotten`` (there ``validation`` and ``test`` hold the remaining classes).
-    A split that is absent or empty raises ``MetricUnavailable``."""
+    A split that is absent or empty raises ``MetricUnavailable``. Never written to: what was computed stays true."""
 
     def __init__(self, splits: Mapping[str, SplitOutputs]) -> None:
         self._splits = dict(splits)
+        self._known: dict[tuple[Any, ...], float] = {}
 
     def __getitem__(self, name: str) -> SplitOutputs:
         split = self._splits.get(name)
@@ -94,6 +96,13 @@ class Outputs(Mapping[str, SplitOutputs]):
 
     def __len__(self) -> int:
         return len(self._splits)
+
+    def remember(self, key: tuple[Any, ...], compute: Callable[[], float]) -> float:
+        """A number that depends on these outputs and on ``key`` alone, computed once: several metrics take the same
+        attack, and all rows of a problem take it of the same retrained model. Reasons are not kept."""
+        if key not in self._known:
+            self._known[key] = compute()
+        return self._known[key]
 
     def has(self, name: str) -> bool:
         """Whether the split is there and has samples."""

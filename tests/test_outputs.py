@@ -57,3 +57,24 @@ def test_unseen_samples_match_the_forget_set() -> None:
     assert MetricContext(4, "validation").unseen(outputs) is outputs["validation"]
     assert MetricContext(4, "test", (1,)).unseen(outputs) is outputs["test_forgotten"]
     assert MetricContext(4, "validation", (1,)).unseen(outputs) is outputs["validation_forgotten"]
+
+
+def test_what_outputs_remember() -> None:
+    """Once per key, never across outputs; a reason is not kept."""
+    outputs, asked = Outputs({"retain": make()}), []
+
+    def once(value: float) -> float:
+        asked.append(value)
+        return value
+
+    assert [outputs.remember(("a",), lambda: once(1.0)) for _ in range(2)] == [1.0, 1.0]
+    assert outputs.remember(("b",), lambda: once(2.0)) == 2.0
+    assert Outputs(outputs).remember(("a",), lambda: once(3.0)) == 3.0
+    assert asked == [1.0, 2.0, 3.0]
+
+    def missing() -> float:
+        raise MetricUnavailable("no luck")
+
+    for _ in range(2):
+        with pytest.raises(MetricUnavailable, match="no luck"):
+            outputs.remember(("c",), missing)

@@ -30,12 +30,16 @@ def share_judged_non_member(
     outputs: Outputs, context: MetricContext, feature: Callable[[SplitOutputs], Tensor]
 ) -> float:
     """The attack of the family on one feature, [n] or [n, d]; the samples that it is fitted on are in the record."""
-    return judged_non_member(
-        members=feature(usable(outputs, "retain")),
-        non_members=feature(usable(outputs, context.held_out)),
-        targets=feature(usable(outputs, "forget")),
-        seed=context.evaluate_seed,
-    )
+
+    def attack() -> float:
+        return judged_non_member(
+            members=feature(usable(outputs, "retain")),
+            non_members=feature(usable(outputs, context.held_out)),
+            targets=feature(usable(outputs, "forget")),
+            seed=context.evaluate_seed,
+        )
+
+    return outputs.remember(("judged_non_member", feature, context.held_out, context.evaluate_seed), attack)
 
 
 def confidences(split: SplitOutputs) -> Tensor:

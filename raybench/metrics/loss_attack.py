@@ -44,7 +44,12 @@ def loss_attack_accuracy(outputs: Outputs, context: MetricContext) -> float:
     SCRUB's "basic MIA" and the challenge's starting kit; 0.5: blind, and over-forgetting too gives more than
     0.5. Deviation: the equal-sized subsets are drawn by rank of the loss, so sample order cannot matter.
     """
-    return attack_accuracy(usable(outputs, "forget").losses, unseen(outputs, context).losses, context.evaluate_seed)
+
+    def attack() -> float:
+        return attack_accuracy(usable(outputs, "forget").losses, unseen(outputs, context).losses, context.evaluate_seed)
+
+    key = ("loss_attack_accuracy", context.held_out, context.forget_classes, context.evaluate_seed)
+    return outputs.remember(key, attack)
 
 
 @METRICS.register(
