@@ -45,7 +45,7 @@ from raybench.leaderboard.roc import kept_outputs
 from raybench.leaderboard.store import ResultStore
 from raybench.version import __version__
 
-MOST_FIGURES = 160
+MOST_FIGURES = 120
 MOST_FIGURE_BYTES = 5_000_000
 PAGE_STYLE: Any = STYLE | {"text.parse_math": False, "font.size": 10, "legend.fontsize": 9, "figure.dpi": 72.0}
 VARIABLES = {"#000000": "ink", "#e5e5e5": "grid", "#ffffff": "paper", "#cccccc": "grid", OTHERS: "dim"} | {

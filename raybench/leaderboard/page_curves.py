@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from raybench.folder import Folder
 from raybench.leaderboard.figure_data import Frames, curves, line_name
@@ -75,14 +76,16 @@ def steps(frames: Frames) -> Iterator[Drawing]:
                 if not math.isnan(level):
                     axis.axhline(100 * level, color=colour, lw=0.9, ls="--")
             axis.set(title=name, ylim=(-4, 104))
+            axis.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         for axis in axes[len(shown) :]:
             axis.set_visible(False)
+        for axis in axes[max(0, len(shown) - columns) : len(shown)]:
+            axis.set_xlabel("step")
         for _, colour, label in SHOWN:
             axes[0].plot([], [], color=colour, label=label)
         axes[0].plot([], [], color=INK, ls="--", lw=0.9, label="retrained")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
         figure.supylabel("accuracy (%)", fontsize=9)
-        figure.supxlabel("step", fontsize=9)
         rest = (
             f"the {len(shown)} lines nearest to the retrained model of {len(names)}" if len(names) > len(shown) else ""
         )

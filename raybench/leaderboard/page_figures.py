@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, NullLocator
 
 from raybench.leaderboard.cells import Record, gates_hold, number
 from raybench.leaderboard.figure_data import accuracy_columns, line_name
@@ -213,7 +213,7 @@ def logarithmic_axis(axis: Any) -> None:
     """Powers of ten as plain numbers: names on the page are untrusted text, so no text is read as mathematics."""
     (axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale)("log")
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())  # they cost half of the drawing time
 
 
 def _one_panel() -> tuple[Figure, Axes]:
