@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from raybench.version import __version__
@@ -43,6 +45,9 @@ def run(
     from raybench.run import Options, run
 
     return run(spec, options=Options(results=results, **options), settings=settings)
+
+
+_run = run
 
 
 def load_trials(directory: str | os.PathLike[str], attempts: bool = False) -> pd.DataFrame:
@@ -90,3 +95,21 @@ def compare(
     from raybench.leaderboard.differences import compare
 
     return compare(a, b, metrics, alpha)
+
+
+class _CallableModule(ModuleType):
+    """``raybench/run.py`` when it stands in the place of the function ``run``: calling it is calling the function."""
+
+    __call__ = staticmethod(_run)
+
+
+class _Package(ModuleType):
+    """The import system puts the module ``raybench.run`` where the function of that name was; both are to work."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "run" and isinstance(value, ModuleType):
+            value.__class__ = _CallableModule
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
