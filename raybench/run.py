@@ -204,7 +204,7 @@ def _drive(
         with reporter.stage("oracles", len(oracles), len(oracles) - len(missing)) as advance:
             if missing:
                 starter.get().run_fixed(missing, _taking(ledger, outcome, lock, advance))
-        rows = plan.measurements(ledger, already(store, prepared))
+        rows = plan.measurements(ledger, already(store, prepared, retried=bool(attempts)))
         with reporter.stage("metrics", len(rows)) as advance:
             if rows:
                 starter.get().run_fixed(rows, _measured(outcome, lock, advance))
@@ -285,14 +285,15 @@ def _measured(outcome: Outcome, lock: DriverLock, advance: Any) -> Any:
     return finished
 
 
-def already(store: ResultStore, prepared: Prepared) -> Callable[[str, str], bool]:
-    """Whether a metric of a trial is known: in its current version, evaluate seed and size of the oracle pool."""
+def already(store: ResultStore, prepared: Prepared, retried: bool = False) -> Callable[[str, str], bool]:
+    """Whether a metric of a trial is known: in its current version, evaluate seed and size of the oracle pool.
+    ``retried``: trials were run once more, so what the pool could not say before is asked again."""
     known, settings = store.measured(), prepared.settings
 
     def done(trial_id: str, name: str) -> bool:
         entry, found = METRICS[name], known.get(trial_id)
         where = (name, entry.version, settings.evaluate_seed, pool_of(entry, settings))
-        return found is not None and found.has(*where)
+        return found is not None and found.has(*where, number=retried and bool(entry.pool))
 
     return done
 

@@ -25,12 +25,13 @@ class Measured:
     attempt: int
     evaluate_seed: int | None
     in_trial: frozenset[tuple[str, int]]
-    later: set[tuple[str, int, int, str]] = field(default_factory=set)
+    later: dict[tuple[str, int, int, str], bool] = field(default_factory=dict)  # whether there is a number
 
-    def has(self, metric: str, version: int, evaluate_seed: int, pool: str) -> bool:
-        """Whether this measurement exists (as a number, or as the reason why there is none)."""
-        if (metric, version, evaluate_seed, pool) in self.later:
-            return True
+    def has(self, metric: str, version: int, evaluate_seed: int, pool: str, number: bool = False) -> bool:
+        """Whether this measurement exists: as a number, or (unless ``number``) as the reason why there is none."""
+        found = self.later.get((metric, version, evaluate_seed, pool))
+        if found is not None:
+            return found or not number
         return not pool and self.evaluate_seed == evaluate_seed and (metric, version) in self.in_trial
 
 
@@ -50,10 +51,10 @@ def measured_of(parts: Iterable[Known], later: pa.Table) -> dict[str, Measured]:
             old = found.get(row["trial_id"])
             if old is None or old.attempt < row["attempt"]:
                 found[row["trial_id"]] = Measured(row["attempt"], row.get("evaluate_seed"), metrics)
-    columns = ["trial_id", "attempt", "metric", "version", "evaluate_seed", "pool"]
-    for trial_id, attempt, *key in zip(*(later[name].to_pylist() for name in columns), strict=True):
+    columns = ["trial_id", "attempt", "value", "metric", "version", "evaluate_seed", "pool"]
+    for trial_id, attempt, value, *key in zip(*(later[name].to_pylist() for name in columns), strict=True):
         if trial_id in found and found[trial_id].attempt == attempt:
-            found[trial_id].later.add(tuple(key))
+            found[trial_id].later[tuple(key)] = value is not None
     return found
 
 

@@ -37,8 +37,9 @@ from raybench.leaderboard.schema import (
 
 T = TypeVar("T")
 _ROW_KEY = ("trial_id", "attempt")
-# What makes a record of each table unique, and which of equal ones stands: the first, except for series,
-# where a later attempt draws its curve anew.
+# What makes a record of each table unique, and which of equal ones stands: the first, except for series, where a later
+# attempt draws its curve anew, and for metrics, where a later pool may have the models that an earlier one lacked.
+_REPLACED = ("series", "metrics")
 _KEYS: dict[str, tuple[str, ...]] = {
     "trials": _ROW_KEY,
     "searches": ("search_id", "round", "index", "train_seed"),
@@ -269,7 +270,7 @@ class ResultStore:
         table = pa.concat_tables(tables, promote_options="permissive").select(schema.names)
         table = table.cast(schema.remove_metadata()).replace_schema_metadata(schema.metadata)
         keys = table.select(list(_KEYS[kind])).to_pandas()
-        repeats = keys.duplicated(keep="last" if kind == "series" else "first").to_numpy()
+        repeats = keys.duplicated(keep="last" if kind in _REPLACED else "first").to_numpy()
         return names, table.filter(pa.array(~repeats)) if repeats.any() else table
 
 
