@@ -23,6 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from raybench.mechanisms.laid_out import laid_out
+from raybench.task import Facts
+
 SMALLEST_SQUARE = 1e-24  # a layer whose pre-activations are all zero still gets a scale
 
 
@@ -159,3 +162,14 @@ class Replaced:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.restore(len(self))
+
+
+def no_relus(facts: Facts) -> str | None:
+    """Why a problem's model has no ReLU to replace, or None: the ``skip`` of variants that need one.
+
+    The registered model is built without memory to see. A model that is not registered (somebody's own) passes.
+    """
+    model = laid_out(facts)
+    if model is None or any(isinstance(module, nn.ReLU) for module in model.modules()):
+        return None
+    return f"{facts.model} has no nn.ReLU to replace (variant C needs none)"

@@ -11,7 +11,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from torch import nn
 
 from raybench.errors import UserError
-from raybench.mechanisms.activation import BoundedActivation, Replaced, SurrogateReLU, relu_inputs
+from raybench.mechanisms.activation import BoundedActivation, Replaced, SurrogateReLU, no_relus, relu_inputs
 from raybench.mechanisms.activation_steps import closed_form
 from raybench.mechanisms.mixing import endless, with_others
 from raybench.registry import FORGET, METHODS, RETAIN
@@ -72,6 +72,7 @@ class AfimHparams:
     paper="Choi 2025, Unlearning Trained Model by Activation Function deriving FIM",
     needs={FORGET, RETAIN},
     tiny={"epochs": 2},
+    skip=lambda facts, hp: no_relus(facts) if hp.variant in ("A", "B") else None,
     complexity="E (1 + rho) N_f",
     batch_norm="read",
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from raybench.contract import Classifier, check_problem, check_width
 from raybench.errors import UserError
@@ -53,7 +53,15 @@ def convnext_t(
     stages = [layers[0], layers[1]]
     stages += [nn.Sequential(*layers[i : i + 2]) for i in range(2, len(layers), 2)]
     norm, flatten, head = network.classifier
-    return Classifier(stages, nn.Sequential(network.avgpool, norm, flatten), head)
+    return Classifier(stages, nn.Sequential(Mean(), norm, flatten), head)
+
+
+class Mean(nn.Module):
+    """[n, c, h, w] to [n, c, 1, 1]. As adaptive pooling, which torch.func cannot map over samples of these strides."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return x.mean(dim=(-1, -2), keepdim=True)
 
 
 def patches(channels: int, size: int, side: int) -> nn.Conv2d:

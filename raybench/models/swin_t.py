@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from raybench.adapted import Mean
 from raybench.contract import Classifier, check_problem, check_width
 from raybench.errors import UserError
 from raybench.models.convnext_t import LARGE, patches
@@ -67,5 +68,5 @@ def swin_t(
     layers = list(network.features)
     stages = [layers[0], layers[1]]
     stages += [nn.Sequential(*layers[i : i + 2]) for i in range(2, len(layers), 2)]
-    neck = nn.Sequential(network.norm, network.permute, network.avgpool, network.flatten)
+    neck = nn.Sequential(network.norm, network.permute, Mean())  # strides that adaptive pooling cannot map over
     return Classifier(stages, neck, network.head)
