@@ -137,7 +137,7 @@ def low_bias(task: UnlearningTask, hp: Any) -> nn.Module:
 def head_relabelled(task: UnlearningTask, hp: Any) -> nn.Module:
     """The head alone learns to call the class by its neighbour's name, until it does for every image."""
     images, labels = task.forget.tensors()
-    head = torch.optim.SGD(task.model.head.parameters(), lr=0.05)
+    head = torch.optim.SGD(task.model.head.parameters(), lr=0.005)
     while bool((task.model(images).argmax(dim=1) == labels).any()):
         head.zero_grad()
         nn.functional.cross_entropy(task.model(images), (labels + 1) % task.num_classes).backward()
@@ -145,14 +145,13 @@ def head_relabelled(task: UnlearningTask, hp: Any) -> nn.Module:
     return task.model
 
 
-@pytest.mark.parametrize(("fn", "at_once"), [(low_bias, True), (head_relabelled, False)])
+@pytest.mark.parametrize("fn", [low_bias, head_relabelled])
 def test_labels_hidden_in_the_head_look_forgotten_and_come_back_at_once(
     fn: Callable[[UnlearningTask, Any], nn.Module],
-    at_once: bool,
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """No accuracy tells such a model from a retrained one. Trials: relearned in 2 and 10 epochs, against 79."""
+    """No accuracy tells such a model from a retrained one. Trials: relearned in 2 and 3 epochs, against 79."""
     METHODS.names()
     entry = MethodEntry("hides", fn, "hides", needs=frozenset({FORGET}), scope=frozenset({CLASS}))
     monkeypatch.setitem(METHODS._entries, "hides", entry)
@@ -164,6 +163,6 @@ def test_labels_hidden_in_the_head_look_forgotten_and_come_back_at_once(
     assert row["missing"] is None
     assert row["forget_accuracy"] == row["test_accuracy_forgotten"] == row["forget_accuracy_gap"] == 0.0
     assert row["test_accuracy_gap"] >= -0.05
-    assert row["relearn_time"] <= row["relearn_time_retrained"] / 3
-    if at_once:  # one step undoes a bias; the fine-tune attack sees nothing in a head that was taught anew
-        assert row["relearn_attack_1"] > 0.9 > row["relearn_attack_1_retrained"] + 0.5
+    assert row["relearn_time"] <= row["relearn_time_retrained"] / 5
+    assert row["relearn_attack_1"] > 0.9
+    assert row["relearn_attack_1_retrained"] < 0.5
