@@ -15,11 +15,13 @@ import torch
 from torch import nn
 
 from raybench.evaluation import outputs_of
+from raybench.ledger import MEASURE
+from raybench.measuring import measure_trial
 from raybench.mechanisms.attacks import attack_auc
 from raybench.mechanisms.likelihood_ratio import fit_gaussians, lira, standardised
 from raybench.mechanisms.worlds import logit_statistic
 from raybench.problem import load_data, make_problem
-from raybench.registry import CLASS, FORGET, METHODS, MethodEntry
+from raybench.registry import CLASS, FORGET, METHODS, METRICS, MethodEntry
 from raybench.seeding import seeded_globals, torch_generator
 from raybench.spec import FINAL, REFERENCE, Choice, ProblemSpec, TrialSpec
 from raybench.task import UnlearningTask
@@ -49,7 +51,14 @@ def rows_of(
     rows = []
     for method in methods:
         phase = REFERENCE if METHODS[method].reference else FINAL
-        rows.append(run_trial(TrialSpec(problem, method, METHODS[method].version, {}, 0, phase), {}, shop))
+        spec = TrialSpec(problem, method, METHODS[method].version, {}, 0, phase)
+        row = run_trial(spec, {}, shop)
+        pooled = [name for name in metrics if METRICS[name].pool]
+        if pooled:  # as the stage after the finals does
+            late = measure_trial(spec, {MEASURE: pooled}, shop)
+            row |= {record["metric"]: record.get("value") for record in late}
+            row["missing"] = [record["reason"] for record in late if record["reason"]] or None
+        rows.append(row)
     return rows
 
 
