@@ -104,9 +104,24 @@ class Outputs(Mapping[str, SplitOutputs]):
             self._known[key] = compute()
         return self._known[key]
 
+    def usable(self, name: str) -> SplitOutputs:
+        """The outputs of one split. Raises ``MetricUnavailable`` when absent, empty, or without a softmax.
+
+        A class switched off by a logit of minus infinity is legal: accuracies, attacks and divergences still exist.
+        """
+        return with_softmax(self[name], name)
+
     def has(self, name: str) -> bool:
         """Whether the split is there and has samples."""
         return name in self._splits and len(self._splits[name]) > 0
+
+
+def with_softmax(found: SplitOutputs, name: str) -> SplitOutputs:
+    """``found``, or ``MetricUnavailable`` where a row of logits has NaN, plus infinity, or only minus infinity."""
+    # The row maximum is finite exactly when a row has none of the three.
+    if not torch.isfinite(found.logits.amax(dim=1)).all():
+        raise MetricUnavailable(f"the {name} outputs contain NaN or infinite logits")
+    return found
 
 
 @dataclass(frozen=True)

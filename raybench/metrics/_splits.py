@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import torch
 
-from raybench.errors import MetricUnavailable
-from raybench.outputs import MetricContext, Outputs, SplitOutputs
+from raybench.outputs import MetricContext, Outputs, SplitOutputs, with_softmax
 
 
 def usable(outputs: Outputs, split: str) -> SplitOutputs:
-    """The outputs of one split. Raises ``MetricUnavailable`` when absent, empty, or without a softmax.
-
-    A class switched off by a logit of minus infinity is legal: accuracies, attacks and divergences still exist.
-    """
-    return _finite(outputs[split], split)
+    """``outputs.usable(split)``: of one split, with a softmax, or ``MetricUnavailable``."""
+    return outputs.usable(split)
 
 
 def unseen(outputs: Outputs, context: MetricContext) -> SplitOutputs:
     """``context.unseen(outputs)`` with the checks of ``usable``."""
-    return _finite(context.unseen(outputs), "unseen")
+    return with_softmax(context.unseen(outputs), "unseen")
 
 
 def paired(outputs: Outputs, retrained: Outputs, split: str) -> tuple[SplitOutputs, SplitOutputs]:
@@ -36,10 +32,3 @@ def accuracy(outputs: Outputs, split: str) -> float:
     """Share of correct predictions over all samples of a split; a count, so no batch can weigh wrongly."""
     correct = usable(outputs, split).correct
     return int(correct.sum()) / correct.numel()
-
-
-def _finite(found: SplitOutputs, name: str) -> SplitOutputs:
-    # The row maximum is finite exactly when a row has no NaN, no +inf and not only -inf.
-    if not torch.isfinite(found.logits.amax(dim=1)).all():
-        raise MetricUnavailable(f"the {name} outputs contain NaN or infinite logits")
-    return found

@@ -8,9 +8,10 @@ import torch
 from optuna.distributions import FloatDistribution
 from torch import nn
 
+from raybench.conformance import Broken
+from raybench.conformance import methods as suite
 from raybench.registry import FORGET, METHODS, MethodEntry
 from raybench.space import nuisance
-from tests.methods import test_conformance as suite
 
 
 @dataclass(frozen=True)
@@ -53,39 +54,39 @@ def undeclared_input(task, hp):
 
 
 FAULTS = {
-    "does nothing": (lambda task, hp: task.model, suite.test_weights_change_unless_declared, ()),
+    "does nothing": (lambda task, hp: task.model, suite.weights_change_unless_declared, ()),
     "ignores a field": (
         lambda task, hp: nudge(task),
-        suite.test_searched_hyperparameter_matters_somewhere,
+        suite.searched_hyperparameter_matters_somewhere,
         ("strength",),
     ),
-    "default out of range": (lambda task, hp: nudge(task), suite.test_defaults_lie_inside_their_ranges, ()),
-    "field without docstring": (lambda task, hp: nudge(task), suite.test_every_hyperparameter_is_documented, ()),
-    "no paper": (lambda task, hp: nudge(task), suite.test_docstring_names_paper_and_equation, ()),
+    "default out of range": (lambda task, hp: nudge(task), suite.defaults_lie_inside_their_ranges, ()),
+    "field without docstring": (lambda task, hp: nudge(task), suite.every_hyperparameter_is_documented, ()),
+    "no paper": (lambda task, hp: nudge(task), suite.docstring_names_paper_and_equation, ()),
     "draws globally": (
         lambda task, hp: nudge(task, float(torch.rand(()))),
-        suite.test_same_seed_gives_the_same_weights_whatever_the_global_seed,
+        suite.same_seed_gives_the_same_weights_whatever_the_global_seed,
         (),
     ),
     "moves the global state": (
         lambda task, hp: nudge(task, torch.rand(())),
-        suite.test_inputs_and_global_state_are_untouched,
+        suite.inputs_and_global_state_are_untouched,
         (),
     ),
-    "writes to the data": (lambda task, hp: stain(task), suite.test_inputs_and_global_state_are_untouched, ()),
+    "writes to the data": (lambda task, hp: stain(task), suite.inputs_and_global_state_are_untouched, ()),
     "not finite": (
         lambda task, hp: nudge(task, torch.nan),
-        suite.test_result_is_finite_and_keeps_the_keys,
+        suite.result_is_finite_and_keeps_the_keys,
         ("lenet5",),
     ),
-    "another network": (lambda task, hp: nn.Linear(1, 1), suite.test_result_is_finite_and_keeps_the_keys, ("lenet5",)),
-    "raises at an end": (lambda task, hp: nudge(task, 1 / (hp.strength - 1.0)), suite.test_ends_of_the_ranges_run, ()),
-    "swallows": (lambda task, hp: swallow(task), suite.test_exceptions_propagate, ("checkpoint",)),
-    "declares too much": (lambda task, hp: nudge(task), suite.test_data_that_are_not_declared_are_refused, (FORGET,)),
-    "undeclared input": (undeclared_input, suite.test_shared_values_depend_on_nothing_else_and_change_nothing, ()),
+    "another network": (lambda task, hp: nn.Linear(1, 1), suite.result_is_finite_and_keeps_the_keys, ("lenet5",)),
+    "raises at an end": (lambda task, hp: nudge(task, 1 / (hp.strength - 1.0)), suite.ends_of_the_ranges_run, ()),
+    "swallows": (lambda task, hp: swallow(task), suite.exceptions_propagate, ("checkpoint",)),
+    "declares too much": (lambda task, hp: nudge(task), suite.data_that_are_not_declared_are_refused, (FORGET,)),
+    "undeclared input": (undeclared_input, suite.shared_values_depend_on_nothing_else_and_change_nothing, ()),
     "uncounted network": (
         lambda task, hp: learn(task, task._build()),
-        suite.test_sample_passes_agree_with_the_flop_counter,
+        suite.sample_passes_agree_with_the_flop_counter,
         (),
     ),
 }
@@ -98,6 +99,6 @@ def test_the_suite_finds(fault, monkeypatch):
     monkeypatch.setitem(METHODS._entries, fault, entry)
     images = suite.bench_of(fault).splits[FORGET].images
     before = images.clone()
-    with pytest.raises((AssertionError, pytest.fail.Exception, ZeroDivisionError)):
+    with pytest.raises((Broken, ZeroDivisionError)):
         check(fault, *arguments)
     images.copy_(before)

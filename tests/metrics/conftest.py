@@ -7,23 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from raybench.conformance.metrics import toy_context, toy_outputs
 from raybench.outputs import MetricContext, Outputs, SplitOutputs
-
-SIZES = {"retain": 400, "forget": 150, "validation": 160, "test": 300}
-FORGOTTEN = {"validation_forgotten": 120, "test_forgotten": 140}
-CLASSES = 5
-
-
-def toy_outputs(seed: int, forget_class: bool = False) -> Outputs:
-    draw, splits = torch.Generator().manual_seed(seed), {}
-    for place, (name, size) in enumerate({**SIZES, **(FORGOTTEN if forget_class else {})}.items()):
-        labels = torch.randint(CLASSES - 1, (size,), generator=torch.Generator().manual_seed(place))
-        if forget_class and ("forget" in name):
-            labels = torch.full((size,), CLASSES - 1)
-        logits = 2 * torch.randn(size, CLASSES, generator=draw)
-        logits[torch.arange(size), labels] += 1.0 + (name == "retain")
-        splits[name] = SplitOutputs(logits, labels)
-    return Outputs(splits)
 
 
 @pytest.fixture
@@ -36,14 +21,7 @@ def random_outputs() -> Callable[..., Outputs]:
 def context() -> Callable[..., MetricContext]:
     """``(forget_class=False, **changes)`` -> the context that belongs to ``random_outputs``."""
 
-    def make(forget_class: bool = False, **changes: object) -> MetricContext:
-        classes = (CLASSES - 1,) if forget_class else ()
-        oracles = [toy_outputs(seed, forget_class) for seed in (101, 102, 103)]
-        extras = {f"original_{split}_accuracy": 0.5 for split in ("retain", "validation", "test")}
-        changes = {"extras": extras, "oracles": lambda: oracles} | changes
-        return MetricContext(num_classes=CLASSES, forget_classes=classes, **changes)  # type: ignore[arg-type]
-
-    return make
+    return toy_context
 
 
 @pytest.fixture
