@@ -147,9 +147,11 @@ def test_every_section_is_drawn_and_every_plot_has_data(driver, page):
 
 def test_marks_say_what_they_are(driver, page):
     look(driver, page, 1440)
-    driver.execute_script(
-        "const m = document.querySelector('#plot-front .tip'); m.scrollIntoView({block: 'center'});"
-        "m.dispatchEvent(new PointerEvent('pointerover', {bubbles: true, clientX: 50, clientY: 50}));"
+    driver.execute_async_script(  # two frames later: the scrolling itself hides what is said
+        "const done = arguments[0], m = document.querySelector('#plot-front .tip');"
+        "m.scrollIntoView({block: 'center', behavior: 'instant'});"
+        "requestAnimationFrame(() => requestAnimationFrame(() => {"
+        "  m.dispatchEvent(new PointerEvent('pointerover', {bubbles: true, clientX: 50, clientY: 50})); done(); }));"
     )
     assert "distance" in driver.execute_script("return document.getElementById('tip').textContent")
     assert driver.execute_script("return document.getElementById('tip').offsetWidth > 0")
