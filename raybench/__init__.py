@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import pandas as pd
+    from torch import nn
 
     from raybench.run import Outcome
 
@@ -62,6 +63,14 @@ def load_leaderboard(directory: str | os.PathLike[str]) -> pd.DataFrame:
     from raybench.leaderboard.query import load_leaderboard
 
     return load_leaderboard(directory)
+
+
+def load_model(path: str | os.PathLike[str]) -> nn.Module:
+    """The network that ``raybench export`` wrote, with its weights, in evaluation mode; ``model.raybench`` says what it
+    is and how its input is normalised (see ``raybench.model_file.load_model``)."""
+    from raybench.model_file import load_model
+
+    return load_model(path)
 
 
 def pareto(leaderboard: pd.DataFrame, cost: str = "unlearn_s", loss: str = "distance") -> pd.DataFrame:

@@ -104,6 +104,25 @@ def _parser() -> argparse.ArgumentParser:
     versus.add_argument("--all", action="store_true", help="also what does not differ (csv and json always hold it)")
     versus.add_argument("--format", choices=("table", "csv", "markdown", "latex", "json"), default="table")
 
+    show = commands.add_parser("show", help="everything of one trial, and the command that makes it again")
+    again_one = commands.add_parser(
+        "again",
+        help="run one trial once more and compare",
+        description="Run one trial of a results folder once more, from its row, and say whether its numbers came "
+        "again. Its row stays as it is. Exit code 3 where they did not. Reference models come from the store; a new "
+        "--store trains them anew too.",
+    )
+    export = commands.add_parser("export", help="the unlearned model of a trial as a safetensors file")
+    for one in (show, again_one, export):
+        one.add_argument("trial", help="a trial id, or the start of one (column trial_id)")
+    export.add_argument("file", help="where the model goes, such as model.safetensors")
+    for one in (show, again_one, export):
+        one.add_argument("--results", metavar="DIR", required=True, help="the results folder")
+    show.add_argument("--format", choices=("table", "json"), default="table")
+    again_one.add_argument("--keep", choices=("weights", "outputs"), action="append", default=[],
+                           help="leave these in the folder's artifacts/")  # fmt: skip
+    _add_places(again_one, results=False)
+
     retry = commands.add_parser("retry", help="run failed trials once more")
     retry.add_argument("results", help="a results folder")
     retry.add_argument("--failed", action="store_true", required=True, help="the trials whose status is failed")
@@ -246,6 +265,31 @@ def _figures(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _show(arguments: argparse.Namespace) -> int:
+    from raybench.show import find_row, render_row
+
+    print(render_row(find_row(arguments.results, arguments.trial), arguments.results, arguments.format))
+    return 0
+
+
+def _again(arguments: argparse.Namespace) -> int:
+    from raybench.again import render_again, run_again
+
+    found = run_again(arguments.results, arguments.trial, _options(arguments), tuple(arguments.keep))
+    print(render_again(found))
+    return 0 if found.same else 3
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from raybench.export import export_model
+
+    trial_id = export_model(arguments.results, arguments.trial, Path(arguments.file).expanduser())
+    print(f"{arguments.file}: trial {trial_id}; raybench.load_model({arguments.file!r}) builds the network again")
+    return 0
+
+
 def _report(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
@@ -362,6 +406,9 @@ _COMMANDS = {
     "reproduce": _reproduce,
     "figures": _figures,
     "report": _report,
+    "show": _show,
+    "again": _again,
+    "export": _export,
     "plan": _plan,
     "leaderboard": _leaderboard,
     "compare": _compare,

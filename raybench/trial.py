@@ -30,6 +30,7 @@ from raybench.errors import StorageError
 from raybench.evaluation import measure, outputs_of, pack, splits_for
 from raybench.folder import open_folder
 from raybench.gates import Evidence, judge_gates
+from raybench.model_file import header_of
 from raybench.observer import Observer
 from raybench.once import SharedOnce
 from raybench.outputs import Outputs
@@ -312,7 +313,7 @@ def _evaluate(run: _Run, outputs: Outputs, model: nn.Module | None, changed: boo
         if "outputs" in settings.keep:
             _keep(run, "outputs", pack(outputs))
         if "weights" in settings.keep and model is not None:
-            _keep(run, "weights", state_of(model))
+            _keep(run, "weights", state_of(model), header_of(run.problem, spec, settings.plugins))
 
 
 def _cost(run: _Run, cost: Mapping[str, float], shared_s: float, peak: int | None) -> None:
@@ -334,12 +335,12 @@ def _cost(run: _Run, cost: Mapping[str, float], shared_s: float, peak: int | Non
     }
 
 
-def _keep(run: _Run, name: str, tensors: Mapping[str, Tensor]) -> None:
+def _keep(run: _Run, name: str, tensors: Mapping[str, Tensor], header: dict[str, str] | None = None) -> None:
     """Write tensors of this trial under ``artifacts/<trial id>/``."""
     if not tensors or run.shop.settings.artifacts is None or run.spec.phase == SEARCH:
         return
     kept = {k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}
-    _write(run, f"{name}.safetensors", save(kept))
+    _write(run, f"{name}.safetensors", save(kept, metadata=header))
 
 
 def _keep_images(run: _Run, images: Mapping[str, Tensor]) -> None:
