@@ -24,7 +24,7 @@ from raybench.spec_file import read_spec
 
 SCALES = ("tiny", "full")
 FILE, PAGE = "reproduce.parquet", "reproduce.md"
-_COLUMNS = ("row", "problem", "metric", "published", "ours", "difference", "verdict")
+_COLUMNS = ("row", "problem", "metric", "published", "ours", "n", "difference", "verdict")
 _KNOWN = ("methods", "models", "datasets", "scenarios")
 
 
@@ -81,7 +81,8 @@ def page(published: Published, scale: str, frame: pd.DataFrame) -> str:
     """The comparison as Markdown, one table per published table; reasons are numbered notes below it."""
     text = [f"# {published.title}, `--scale {scale}`", "", f"Published in: {published.paper}. {summary(frame)}", ""]
     text += ["*agrees*: the published value lies within our 95 % interval over train seeds, widened by the printed sd,"]
-    text += ["rounding and reading; it says that the two cannot be told apart. *difference* is ours minus published."]
+    text += ["rounding and reading; it says that the two cannot be told apart. *difference* is ours minus published,"]
+    text += ["*n* our train seeds."]
     for table, title in published.tables.items():
         part = frame[frame["table"] == table]
         rows, notes = _rows(part)
@@ -145,6 +146,7 @@ def _shown(record: dict[Any, Any]) -> Iterator[str]:
     yield record["metric"] + sign
     yield _number(record["published"], record["published_sd"], scale, as_printed=True)
     yield _number(record["ours"], _half(record), scale)
+    yield str(int(record["n"])) if record["n"] else ""
     yield "" if pd.isna(record["difference"]) else f"{record['difference'] * scale:+.{_digits(scale)}f}"
 
 

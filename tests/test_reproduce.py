@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from raybench import cli as command_line
+from raybench import arguments as command_line
 from raybench.errors import UserError
 from raybench.leaderboard.comparison import SCHEMA, VERDICTS
 from raybench.leaderboard.published import Published, parse_published, published_names
@@ -127,13 +127,13 @@ def frame(**changes: Any) -> pd.DataFrame:
 def test_units_notes_and_bars_in_the_texts() -> None:
     published = parse_published("x", PUBLISHED)
     given = frame()
-    assert "| A\\|B | d / m / s | speedup | 3.0 | 2.5 ± 0.5 | -0.50 | agrees |" in page(published, "tiny", given)
+    assert "| A\\|B | d / m / s | speedup | 3.0 | 2.5 ± 0.5 | 3 | -0.50 | agrees |" in page(published, "tiny", given)
     assert "1. why" in page(published, "tiny", given)
     assert "not run [1]" in table(published, given)
     assert summary(given) == "2 cells: 1 agrees, 1 not run."
     assert set(given["verdict"]) <= set(VERDICTS)
     fraction = page(published, "tiny", frame(unit="fraction", metric="e_f", published=0.5, ours=0.25, difference=-0.25))
-    assert "| e_f % | 50.0 | 25.0 ± 275.0 | -25.0 |" in fraction
+    assert "| e_f % | 50.0 | 25.0 ± 275.0 | 3 | -25.0 |" in fraction
 
 
 @pytest.mark.slow
