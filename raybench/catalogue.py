@@ -16,6 +16,7 @@ from raybench.registry import KINDS, TRAININGS, DatasetEntry, Entry, MethodEntry
 from raybench.seeding import canonical
 from raybench.space import field_docs, searched
 from raybench.spec_file import read_spec, shipped_specs
+from raybench.weights import OPTION as WEIGHTS
 
 
 def records(kind: str) -> list[dict[str, Any]]:
@@ -59,6 +60,8 @@ def _record(entry: Entry) -> dict[str, Any]:
         record["options"] = list(option_names(entry.fn))
         if isinstance(entry, DatasetEntry):
             record["recipe"] = dict(entry.recipe)
+        else:
+            record["options"].append(WEIGHTS)
     else:
         record |= {"kind": getattr(entry, "kind", None), "params": _fields(getattr(entry, "params", object))}
     return record

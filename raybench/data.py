@@ -68,13 +68,28 @@ class Request:
     """What a scenario asks to forget, over the training split (validation already taken out).
 
     ``forget``: bool mask [N]. ``labels`` / ``images``: the training labels [N] or images [N, C, H, W] where
-    the scenario corrupts them, else None. ``forget_classes``: non-empty only when whole classes go.
+    the scenario corrupts them, else None. ``forget_classes``: non-empty only when whole classes go. ``repeats``: how
+    often each sample to forget stands in the training set of the original model, and in D_f.
     """
 
     forget: np.ndarray
     labels: np.ndarray | None = None
     images: np.ndarray | None = None
     forget_classes: tuple[int, ...] = ()
+    repeats: int = 1
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the samples of a training split come from, for a scenario that asks: ``rows`` int64 [N] of the ``total``
+    training images of dataset ``name``, and their subclasses ``fine`` int64 [N], called ``fine_names`` (None and empty
+    where the dataset has none)."""
+
+    name: str
+    rows: np.ndarray
+    total: int
+    fine: np.ndarray | None = None
+    fine_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -233,8 +248,12 @@ class Split:
         return dataclasses.replace(self, images=images, labels=labels, index=index)
 
     def positions_in(self, whole: Split) -> Tensor:
-        """Where these samples stand in ``whole``, of which they are a part: int64 [n]. ``whole.index`` is sorted."""
-        return torch.searchsorted(whole.index, self.index)
+        """Where these samples stand in ``whole``, of which they are a part: int64 [n]. ``whole.index`` is sorted; of a
+        sample that stands there several times, the first occurrence here is the first there, and so on."""
+        ordered, order = torch.sort(self.index, stable=True)
+        nth = torch.empty_like(order)
+        nth[order] = torch.arange(len(ordered), device=order.device) - torch.searchsorted(ordered, ordered)
+        return torch.searchsorted(whole.index, self.index) + nth
 
     def private(self, generator: torch.Generator, tick: Callable[[], None] | None = None) -> Split:
         """The same samples as tensors of their own: what is handed to a method holds no other sample, and nothing

@@ -12,17 +12,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raybench.errors import UserError, unknown
+from raybench.files import file_digest, find_file
 from raybench.options import check_options
 from raybench.registry import DATASETS, METHODS, METRICS, MODELS, SCENARIOS, TRAININGS, load_plugins
 from raybench.rules import OBJECTIVES, PAPER, RULES
 from raybench.seeding import canonical
 from raybench.space import DEFAULT_FIRST, SAMPLERS, SCIENTIFIC, default_point, resolve, search_space, searched
-from raybench.spec import STANDARD, Choice, Training
+from raybench.spec import FILE, STANDARD, Choice, Training
 from raybench.spec_file import MethodItem, SpecFile, apply_settings, parse_spec, read_spec
 from raybench.stopping import check_stop
 from raybench.training import Recipe, make_recipe
 from raybench.weights import OPTION as WEIGHTS
-from raybench.weights import file_digest, find_weights, without_weights
+from raybench.weights import without_weights
 
 
 @dataclass(frozen=True)
@@ -199,17 +200,23 @@ def _default_metrics() -> tuple[str, ...]:
     return tuple(DEFAULT_METRICS)
 
 
-def with_weights(experiment: Experiment, root: str | None) -> tuple[Experiment, dict[str, str]]:
-    """The experiment with the weight files of its models by absolute path (a relative one is looked for in ``root``
-    first), and their digests by the model's label."""
-    cells, digests = [], {}
-    for cell in experiment.cells:
-        model = cell.model
-        if WEIGHTS in model.options:
-            path = find_weights(model.options[WEIGHTS], root)
-            model = Choice(model.name, {**model.options, WEIGHTS: str(path)})
-            digests[model.label] = file_digest(path)
-        cells.append(dataclasses.replace(cell, model=model))
+def with_files(experiment: Experiment, root: str | None) -> tuple[Experiment, dict[str, str]]:
+    """The experiment with the files of its models and scenarios by absolute path (a relative one is looked for in
+    ``root`` first), and their digests by the label of the model or scenario."""
+    digests: dict[str, str] = {}
+
+    def found(choice: Choice, option: str) -> Choice:
+        if option not in choice.options:
+            return choice
+        path = find_file(choice.options[option], root, f"{option} of {choice.name}")
+        choice = Choice(choice.name, {**choice.options, option: str(path)})
+        digests[choice.label] = file_digest(path)
+        return choice
+
+    cells = [
+        dataclasses.replace(cell, model=found(cell.model, WEIGHTS), scenario=found(cell.scenario, FILE))
+        for cell in experiment.cells
+    ]
     return dataclasses.replace(experiment, cells=tuple(cells)), digests
 
 

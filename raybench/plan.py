@@ -21,6 +21,7 @@ from raybench.seeding import canonical, to_json
 from raybench.selection import distance_floor, settings_of, tuning_cost
 from raybench.space import resolve, search_space
 from raybench.spec import (
+    FILE,
     FINAL,
     ORACLE,
     REFERENCE,
@@ -65,14 +66,14 @@ class Plan:
         experiment: Experiment,
         data: Mapping[str, DataFacts],
         device_type: str,
-        weights: Mapping[str, str] = MappingProxyType({}),
+        digests: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """``data``: facts by the dataset's label; ``device_type``: cpu or cuda, resolved by the caller; ``weights``:
-        digest by the label of each model that starts from a weight file."""
+        """``data``: facts by the dataset's label; ``device_type``: cpu or cuda, resolved by the caller; ``digests``:
+        of the files that models and scenarios name, by the label of the model or scenario."""
         self.experiment = experiment
         self.device_type = device_type
         self._data = data
-        self._weights = weights
+        self._digests = digests
         self.problems = [self._problem(cell) for cell in experiment.cells]
         self.lines = [self._line(p, c) for p in self.problems for c in experiment.candidates if not _reference(c)]
 
@@ -217,8 +218,9 @@ class Plan:
         experiment = self.experiment
         versions: dict[str, int | str] = {"model": MODELS[cell.model.name].version}
         versions["scenario"] = SCENARIOS[cell.scenario.name].version
-        if cell.model.label in self._weights:
-            versions[WEIGHTS] = self._weights[cell.model.label]
+        for option, label in ((WEIGHTS, cell.model.label), (FILE, cell.scenario.label)):
+            if label in self._digests:
+                versions[option] = self._digests[label]
         return ProblemSpec(
             dataset=cell.dataset,
             checksum=self._data[cell.dataset.label].checksum,

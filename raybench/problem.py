@@ -17,16 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from raybench import streamed
-from raybench.data import Pixels, RawData, Request, Split
+from raybench.data import Pixels, RawData, Request, Source, Split
 from raybench.errors import UserError
+from raybench.files import check_digest
 from raybench.registry import CLASS, DATASETS, MODELS, SCENARIOS
 from raybench.seeding import content_hash, numpy_generator
 from raybench.space import resolve
-from raybench.spec import Choice, ProblemSpec
+from raybench.spec import FILE, Choice, ProblemSpec
 from raybench.streamed import Rows, Streamed
 from raybench.task import Facts
 from raybench.weights import OPTION as WEIGHTS
-from raybench.weights import file_digest, load_weights, without_weights
+from raybench.weights import load_weights, without_weights
 
 
 @dataclass(frozen=True)
@@ -45,25 +46,18 @@ class Problem:
 
     def build(self) -> nn.Module:
         """A new network (weights from torch's global state: see ``seeding.seeded_globals``)."""
-        self._check_weights()
+        if WEIGHTS in self.spec.model.options:
+            check_digest(self.spec.model.options[WEIGHTS], self.spec.versions.get(WEIGHTS))
         return build_model(self.spec.model, self.facts.num_classes, self.facts.input_shape)
 
     def half(self, index: int) -> torch.Tensor:
-        """Which of the training samples shadow model ``index`` sees: a random half, bool [n] on the device."""
-        train = self.splits["train"]
-        order = numpy_generator("half", self.train_digest, index).permutation(len(train))
-        inside = torch.zeros(len(train), dtype=torch.bool)
-        inside[torch.from_numpy(order[: len(train) // 2])] = True
-        return inside.to(train.images.device)
-
-    def _check_weights(self) -> None:
-        """The pretrained weights must be those that the problem was planned with."""
-        path, planned = self.spec.model.options.get(WEIGHTS), self.spec.versions.get(WEIGHTS)
-        if path is not None and (found := file_digest(Path(path))) != planned:
-            raise UserError(
-                f"weights {path} must be the same on every node and in every run, got digest {found} and {planned} in "
-                "the plan; copy the driver's file there"
-            )
+        """Which of the training samples shadow model ``index`` sees: a random half, bool [n] on the device. A sample
+        that stands there several times is in it always or never."""
+        samples, which = torch.unique(self.splits["train"].index.cpu(), return_inverse=True)
+        order = numpy_generator("half", self.train_digest, index).permutation(len(samples))
+        inside = torch.zeros(len(samples), dtype=torch.bool)
+        inside[torch.from_numpy(order[: len(samples) // 2])] = True
+        return inside[which].to(self.splits["train"].images.device)
 
 
 def build_model(choice: Choice, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
@@ -119,9 +113,11 @@ def draw_request(spec: ProblemSpec, raw: RawData, train: np.ndarray) -> Request:
     large = raw.x_train.nbytes > streamed.RESIDENT_BYTES
     images = Rows(raw.x_train, train) if large else raw.x_train[train]
     more = {}
-    if "fine" in inspect.signature(entry.fn).parameters:
-        more["fine"] = None if raw.fine is None else raw.fine[train]
-        more["fine_names"] = raw.fine_names
+    if "source" in inspect.signature(entry.fn).parameters:
+        fine = None if raw.fine is None else raw.fine[train]
+        more["source"] = Source(raw.name, train, len(raw.y_train), fine, raw.fine_names)
+    if FILE in spec.versions:
+        check_digest(spec.scenario.options[FILE], spec.versions[FILE])
     request: Request = entry.fn(images, raw.y_train[train], raw.num_classes, params, rng, **more)
     if large and request.images is not None:
         raise UserError(
@@ -158,7 +154,10 @@ def make_problem(spec: ProblemSpec, raw: RawData, device: torch.device) -> Probl
         return Split(x, y, torch.from_numpy(index.astype(np.int64)).to(device), pixels, raw.augment)
 
     gone = np.asarray(request.forget_classes, dtype=np.int64)
-    parts = {"train": rows("train", train), "forget": rows("train", train[request.forget])}
+    # A sample that stands several times in the training set does so in D_f too. Sorted, as ``positions_in`` needs it.
+    forget = np.repeat(train[request.forget], request.repeats)
+    seen = np.sort(np.concatenate([train[~request.forget], forget])) if request.repeats > 1 else train
+    parts = {"train": rows("train", seen), "forget": rows("train", forget)}
     parts["retain"] = rows("train", train[~request.forget])
     for name, index, target in (
         ("validation", held_out, raw.y_train),
@@ -178,7 +177,7 @@ def make_problem(spec: ProblemSpec, raw: RawData, device: torch.device) -> Probl
         scenario_kind=kind,
         model_options=without_weights(spec.model.options),
     )
-    train_digest = _digest(spec, train, request.labels, request.images)
+    train_digest = _digest(spec, seen, request.labels, request.images)
     retain_digest = _digest(spec, train[~request.forget], *_kept(request))
     replaced = tuple(part for part in ("labels", "images") if getattr(request, part) is not None)
     return Problem(spec, parts, facts, pixels, train_digest, retain_digest, replaced)

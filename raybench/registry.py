@@ -119,8 +119,9 @@ class DatasetEntry(Entry):
 class ScenarioEntry(Entry):
     """``fn(images, labels, num_classes, params, rng) -> raybench.data.Request``; ``params`` a dataclass type.
 
-    ``images`` may be ``raybench.streamed.Rows`` where they do not fit the memory. A function with the parameters
-    ``fine`` and ``fine_names`` gets the dataset's subclasses too (None and empty where it has none).
+    ``images`` may be ``raybench.streamed.Rows`` where they do not fit the memory. A function with the parameter
+    ``source`` gets ``raybench.data.Source``: row numbers and subclasses. The file that a parameter ``file`` names is
+    part of what identifies a problem.
     """
 
     params: type = NoParameters

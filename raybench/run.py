@@ -13,7 +13,7 @@ import yaml
 from raybench.board import Board
 from raybench.content_store import ContentStore
 from raybench.errors import UserError
-from raybench.experiment import Experiment, make_experiment, with_weights
+from raybench.experiment import Experiment, make_experiment, with_files
 from raybench.folder import open_folder
 from raybench.leaderboard.lock import DriverLock
 from raybench.leaderboard.query import write_leaderboard
@@ -95,14 +95,14 @@ def prepare(
 ) -> Prepared:
     """Validate everything that can be wrong before anything is trained."""
     root = data_root(options.data)
-    experiment, weights = with_weights(make_experiment(raw), root)
+    experiment, digests = with_files(make_experiment(raw), root)
     results = results_folder(experiment.name, options.results)
     store = store_folder(options.store, results, cluster=options.address is not None)
     data: dict[str, DataFacts] = {}
     for cell in experiment.cells:
         raw_data, checksum = load_data(cell.dataset, root, options.download)
         data[cell.dataset.label] = DataFacts(checksum, raw_data.num_classes, raw_data.input_shape)
-    plan = Plan(experiment, data, device_type or resolve_device(experiment), weights)
+    plan = Plan(experiment, data, device_type or resolve_device(experiment), digests)
     notes: list[str] = []
     for problem in plan.problems:
         notes += check_problem(problem, load_data(problem.dataset, root, options.download)[0])

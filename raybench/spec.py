@@ -18,6 +18,7 @@ FINAL = "final"
 REFERENCE = "reference"
 ORACLE = "oracle"  # models that only serve per-example attacks
 STANDARD = "standard"
+FILE = "file"  # the option of a scenario that is a file, identified by its content
 SHADOW = "shadow"  # variant of the retrained models whose retain set is a random half of the training split
 PLAIN = ("classes", "fraction")  # options that need no name when they stand alone: class(0), random(0.1)
 
@@ -55,13 +56,15 @@ class ProblemSpec:
     threads: int = 1
     device_type: str = "cpu"
     versions: Mapping[str, int | str] = field(default_factory=dict)  # of the model's and the scenario's code, and the
-    # digest of its weight file where it has one
+    # digests of the files that they name
 
     @property
     def identity(self) -> dict[str, Any]:
         """What identifies the problem: of the dataset its content, not the path or the options it came by."""
         plain: dict[str, Any] = canonical(self)
         plain["model"] = canonical(self.network)
+        if FILE in self.versions:
+            plain["scenario"]["options"][FILE] = self.versions[FILE]
         return plain | {"dataset": self.dataset.name.partition(":")[0]}  # npz:<path> is npz
 
     @property
@@ -141,7 +144,7 @@ def with_seed(problem: ProblemSpec, train_seed: int) -> ProblemSpec:
 
 
 def _short(value: Any, option: str = "") -> str:
-    if option == "weights":  # a path that is as long as it is
+    if option in ("weights", FILE):  # a path that is as long as it is
         return Path(str(value)).name
     if isinstance(value, list | tuple):
         return "+".join(_short(v) for v in value)

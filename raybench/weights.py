@@ -8,7 +8,6 @@ anew where the number of classes differs. A problem is identified by the file's 
 from __future__ import annotations
 
 import functools
-import hashlib
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,42 +19,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from raybench.errors import UserError
+from raybench.files import file_digest
 
 OPTION = "weights"
 HEAD = ("head.weight", "head.bias")
 COUNTER = "num_batches_tracked"  # of batch norm; not used, and absent from old files
 WRAPPERS = ("state_dict", "model", "model_state_dict")  # under which training scripts keep the state dict
-BLOCK = 2**20
-
-
-def find_weights(path: object, root: str | None) -> Path:
-    """The absolute path of a weight file; a relative one is looked for in ``root`` first, then in the working
-    directory. ``UserError`` where there is no such file."""
-    if not isinstance(path, str) or not path:
-        raise UserError(f"weights of a model must be the path of a file, got {path!r}; write it as text")
-    given = Path(path).expanduser()
-    for place in [given] if root is None else [Path(root) / given, given]:
-        if place.is_file():
-            return place.resolve()
-    raise UserError(f"weights of a model must be a file, got nothing at {given}; give an absolute path, or --data DIR")
-
-
-def file_digest(path: Path) -> str:
-    """Hex digest of the file's content, computed once per process."""
-    try:
-        found = path.stat()
-    except OSError as error:
-        raise UserError(f"{path} must be on every node, got {error.strerror}; copy it there") from error
-    return _digest(path, found.st_size, found.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=16)
-def _digest(path: Path, size: int, changed: int) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()[:32]
 
 
 def without_weights(options: Mapping[str, Any]) -> dict[str, Any]:

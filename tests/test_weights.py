@@ -13,11 +13,12 @@ from torch import nn
 from torchvision import models
 
 from raybench.errors import UserError
-from raybench.experiment import make_experiment, with_weights
+from raybench.experiment import make_experiment, with_files
+from raybench.files import file_digest
 from raybench.problem import build_model
 from raybench.seeding import seeded_globals
 from raybench.spec import Choice, ProblemSpec
-from raybench.weights import file_digest, load_weights
+from raybench.weights import load_weights
 
 SHAPE = (3, 32, 32)
 
@@ -131,7 +132,7 @@ def problem_of(path: str, root: str | None = None) -> ProblemSpec:
         "problems": [{"dataset": "digits", "models": [{"name": "mlp", "weights": path}], "scenarios": ["class"]}],
         "methods": ["finetune"],
     }
-    experiment, digests = with_weights(make_experiment(spec), root)
+    experiment, digests = with_files(make_experiment(spec), root)
     (cell,) = experiment.cells
     versions = {"weights": digests[cell.model.label]}
     return ProblemSpec(cell.dataset, "c", cell.model, cell.scenario, {}, 0, versions=versions)
@@ -151,9 +152,9 @@ def test_the_content_identifies_a_problem_and_not_the_path(tmp_path):
 
 
 def test_bad_paths(tmp_path):
-    with pytest.raises(UserError, match=r"weights of a model must be a file, got nothing at no.pt; give an absolute"):
+    with pytest.raises(UserError, match=r"weights of mlp must be a file, got nothing at no.pt; give an absolute"):
         problem_of("no.pt")
-    with pytest.raises(UserError, match=r"weights of a model must be the path of a file, got 3; write it as text"):
+    with pytest.raises(UserError, match=r"weights of mlp must be the path of a file, got 3; write it as text"):
         problem_of(3)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"gone.pt must be on every node, got No such file or directory; copy it there"):
         file_digest(tmp_path / "gone.pt")

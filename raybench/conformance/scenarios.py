@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from raybench.conformance.rules import Case, NotHere, digest, function_and_key_are_one_word, hold
-from raybench.data import Request
+from raybench.data import Request, Source
 from raybench.registry import CLASS, SCENARIOS
 from raybench.space import field_docs
 
@@ -18,10 +20,13 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "class": {"classes": [1]},
     "random": {"fraction": 0.2},
     "label_noise": {"fraction": 0.2},
+    "overfit": {"fraction": 0.2},
 }
 CLASSES = 3
 LABELS = np.arange(60) % CLASSES
 FINE = np.arange(60) % (2 * CLASSES)  # two subclasses a class
+SOURCE = Source("noise", np.arange(60), 60, FINE, ("a", "b", "c", "d", "e", "f"))
+LISTED = "3\n14\n"  # what the file of a parameter ``file`` holds
 
 
 def cases(name: str) -> Iterator[Case]:
@@ -44,14 +49,19 @@ def request_is_sound(name: str) -> None:
     labels = LABELS.copy()
     images.flags.writeable = labels.flags.writeable = False  # a write raises
     state = digest(list(np.random.get_state(legacy=True))[1:])
-    try:
-        params = entry.params(**EXAMPLES.get(name, {}))
-    except (TypeError, ValueError) as error:
-        raise NotHere(f"its parameters have no defaults that make a request: {error}") from error
-    more = {"fine": FINE, "fine_names": ()} if "fine" in inspect.signature(entry.fn).parameters else {}
-    first, again = (
-        entry.fn(images, labels, CLASSES, params, np.random.default_rng(5), **more) for _ in range(2)
-    )  # a scenario that cannot work on such data says so, and is broken here
+    more = {"source": SOURCE} if "source" in inspect.signature(entry.fn).parameters else {}
+    with tempfile.TemporaryDirectory() as folder:
+        values = dict(EXAMPLES.get(name, {}))
+        if "file" in getattr(entry.params, "__dataclass_fields__", {}):
+            (Path(folder) / "rows.txt").write_text(LISTED)
+            values["file"] = str(Path(folder) / "rows.txt")
+        try:
+            params = entry.params(**values)
+        except (TypeError, ValueError) as error:
+            raise NotHere(f"its parameters have no defaults that make a request: {error}") from error
+        first, again = (
+            entry.fn(images, labels, CLASSES, params, np.random.default_rng(5), **more) for _ in range(2)
+        )  # a scenario that cannot work on such data says so, and is broken here
     hold(isinstance(first, Request), f"must return raybench.data.Request, got {type(first).__name__}")
     mask = isinstance(first.forget, np.ndarray) and first.forget.dtype == bool and first.forget.shape == labels.shape
     hold(mask, f"forget must be a bool mask [{len(labels)}]")

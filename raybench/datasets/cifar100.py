@@ -25,8 +25,9 @@ RECIPE = {"epochs": 200, "batch_size": 128, "lr": 0.1, "weight_decay": 5e-4}  # 
 def cifar100(
     root: Path | None, download: bool = False, *, train_size: int | None = None, test_size: int | None = None
 ) -> RawData:
-    """Photographs, 32x32 RGB, 100 classes, from ``root/cifar-100-python`` (torchvision checks every md5 before it
-    unpickles a file).
+    """Photographs, 32x32 RGB, 100 classes, from ``root/cifar-100-python``.
+
+    torchvision checks every md5 before it unpickles a file.
 
     ``train_size`` and ``test_size`` take a stratified part (``raybench.subset``). Trained with random crops and
     flips. Raises ``UserError`` where the files are missing or damaged and ``download`` is false.

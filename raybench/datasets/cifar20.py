@@ -24,8 +24,9 @@ from raybench.subset import limit
 def cifar20(
     root: Path | None, download: bool = False, *, train_size: int | None = None, test_size: int | None = None
 ) -> RawData:
-    """Photographs, 32x32 RGB, 20 superclasses, from the files of CIFAR-100 in ``root/cifar-100-python``; the 100
-    classes are the subclasses (``RawData.fine``) that the scenario ``subclass`` forgets.
+    """Photographs, 32x32 RGB, 20 superclasses, from ``root/cifar-100-python``.
+
+    The 100 classes are the subclasses (``RawData.fine``) that the scenario ``subclass`` forgets.
 
     ``train_size`` and ``test_size`` take a part stratified by superclass. Trained with random crops and flips. Raises
     ``UserError`` where the files are missing or damaged and ``download`` is false.

@@ -33,8 +33,9 @@ def cub(
     train_size: int | None = None,
     test_size: int | None = None,
 ) -> RawData:
-    """Birds, ``side`` x ``side`` RGB, 200 classes, from ``root/CUB_200_2011`` with the official split. Bounding boxes
-    and parts are not used.
+    """Birds, ``side`` x ``side`` RGB, 200 classes, from ``root/CUB_200_2011`` with the official split.
+
+    Bounding boxes and parts are not used.
 
     ``crop``: share of the shorter side that is kept. ``train_size`` and ``test_size`` take a stratified part.
     Normalised as ImageNet. There is no download: raises ``UserError`` where the unpacked archive is missing or

@@ -28,7 +28,7 @@ def imagefolder(
     train_size: int | None = None,
     test_size: int | None = None,
 ) -> RawData:
-    """Image files of any size, ``<path>/train/<class>/**`` and ``<path>/test/<class>/**`` (or val, validation).
+    """Image files of any size in ``<path>/train/<class>/**`` and ``<path>/test/<class>/**`` (or val).
 
     ``imagefolder:<path>``, or ``path``: the folder; a relative one is looked for in ``root`` first, then in the
     working directory. ``side``: images become squares of so many pixels; ``crop``: share of the shorter side that is

@@ -23,8 +23,10 @@ def imagenet(
     train_size: int | None = None,
     test_size: int | None = None,
 ) -> RawData:
-    """Photographs, ``side`` x ``side`` RGB, from ``root/imagenet/{train,val}/<wnid>/*.JPEG``, the usual layout; classes
-    sorted by wnid, as everywhere. The validation images are the test set. The development kit is not needed.
+    """Photographs, ``side`` x ``side`` RGB, 1 000 classes, from ``root/imagenet/{train,val}/<wnid>/*.JPEG``.
+
+    That is the usual layout; classes are sorted by wnid, as everywhere. The validation images are the test set. The
+    development kit is not needed.
 
     ``crop``: share of the shorter side that is kept. ``train_size`` and ``test_size`` take a stratified part, which
     alone is decoded. There is no download. At 224 pixels the whole takes 201 GB of cache and is streamed from there.

@@ -34,8 +34,10 @@ def stanford_cars(
     train_size: int | None = None,
     test_size: int | None = None,
 ) -> RawData:
-    """Cars, ``side`` x ``side`` RGB, 196 classes, from ``root/stanford_cars`` in torchvision's layout: folders devkit,
-    cars_train and cars_test, and cars_test_annos_withlabels.mat beside them. Bounding boxes are not used.
+    """Cars, ``side`` x ``side`` RGB, 196 classes, from ``root/stanford_cars`` in torchvision's layout.
+
+    That is the folders devkit, cars_train and cars_test, and cars_test_annos_withlabels.mat beside them. Bounding boxes
+    are not used.
 
     ``crop``: share of the shorter side that is kept. ``train_size`` and ``test_size`` take a stratified part.
     Normalised as ImageNet. There is no download: raises ``UserError`` where a file is missing or damaged.

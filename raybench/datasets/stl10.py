@@ -30,8 +30,9 @@ RECIPE = {"epochs": 200, "batch_size": 128, "lr": 0.1, "weight_decay": 5e-4}
 def stl10(
     root: Path | None, download: bool = False, *, train_size: int | None = None, test_size: int | None = None
 ) -> RawData:
-    """Photographs, 96x96 RGB, 10 classes, from ``root/stl10_binary``; the 100 000 unlabelled images are not used,
-    and need not be there.
+    """Photographs, 96x96 RGB, 10 classes, from ``root/stl10_binary``.
+
+    The 100 000 unlabelled images are not used, and need not be there.
 
     ``train_size`` and ``test_size`` take a stratified part (``raybench.subset``). Trained with random crops and
     flips. Raises ``UserError`` where files are missing, damaged (torchvision's md5) or short.

@@ -31,8 +31,10 @@ RECIPE = {"epochs": 50, "batch_size": 128, "lr": 0.05, "weight_decay": 5e-4}
 def svhn(
     root: Path | None, download: bool = False, *, train_size: int | None = None, test_size: int | None = None
 ) -> RawData:
-    """Digits, 32x32 RGB, 10 classes, from ``root/train_32x32.mat`` and ``root/test_32x32.mat`` (torchvision checks
-    their md5 and reads them; the digit 0, which they label 10, is class 0). The extra images are not used.
+    """House numbers, 32x32 RGB, 10 classes, from ``root/train_32x32.mat`` and ``root/test_32x32.mat``.
+
+    torchvision checks their md5 and reads them; the digit 0, which they label 10, is class 0. The extra images are
+    not used.
 
     ``train_size`` and ``test_size`` take a stratified part (``raybench.subset``). Trained without augmentation: a
     mirrored digit is another one. Raises ``UserError`` where the files are missing or damaged and ``download`` is

@@ -33,9 +33,10 @@ def tinyimagenet(
     train_size: int | None = None,
     test_size: int | None = None,
 ) -> RawData:
-    """Photographs, 64x64 RGB, 200 classes, from ``root/tiny-imagenet-200``; the validation images are the test set,
-    since the labels of the official one are not public. Classes are in the order of ``wnids.txt``, grey images get
-    three equal channels.
+    """Photographs, 64x64 RGB, 200 classes, from ``root/tiny-imagenet-200``.
+
+    The validation images are the test set, since the labels of the official one are not public. Classes are in the
+    order of ``wnids.txt``, grey images get three equal channels.
 
     ``side`` resizes (32 is common). ``train_size`` and ``test_size`` take a stratified part. Trained with random crops
     and flips. There is no download: raises ``UserError`` where the unpacked archive is missing or incomplete.
