@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -11,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from raybench import cli
+from raybench.leaderboard.query import write_leaderboard
+from raybench.leaderboard.schema import LINE, MetricInfo
+from raybench.leaderboard.store import ResultStore
 
 ROOT = Path(__file__).parent.parent
 PROBE = """
@@ -71,3 +75,37 @@ def test_too_few_problems_are_said_in_every_format(capsys: pytest.CaptureFixture
         assert out.strip() == "rank,method,variant,mean_rank,groups,last,problems"
     else:
         assert "got 3; 7 more to run" in out
+
+
+def test_gated_lines_are_shown_when_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    _, hidden, _ = said(capsys, folder("quickstart"))
+    assert "1 line that fails a sanity gate is hidden (retain_above_chance); --gated shows" in hidden
+    _, shown, _ = said(capsys, folder("quickstart"), "--gated")
+    assert "is hidden" not in shown
+    assert len(shown.splitlines()) == len(hidden.splitlines())  # a line more, a note less
+
+
+def test_ten_problems_are_ranked_over(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Twelve problems, written as a run writes them: a is best on ten, b on two, c is last on all."""
+    store = ResultStore.open_for_writing(tmp_path / "many", [MetricInfo("distance", 1, "fraction", "lower")])
+    rows = []
+    for problem, seed, method in itertools.product(range(12), range(3), "abc"):
+        order = "bac" if problem < 2 else "abc"
+        row = dict.fromkeys((*LINE, "experiment", "hparams", "spec"), "") | {"hparams": "{}", "spec": "{}"}
+        row |= {"trial_id": f"{problem}{seed}{method}", "attempt": 0, "protocol": "1", "dataset": "digits"}
+        row |= {"model": "mlp", "scenario": f"class({problem})", "method": method, "method_version": 1}
+        row |= {"phase": "final", "train_seed": seed, "unlearn_seed": 0, "status": "ok", "gates": "{}"}
+        rows.append(row | {"distance": 0.1 * order.index(method) + 0.001 * seed, "unlearn_s": 1.0})
+    store.append(rows)
+    write_leaderboard(tmp_path / "many")
+    code, out, _ = said(capsys, str(tmp_path / "many"), "--overall", "--format", "json")
+    assert code == 0
+    found = json.loads(out)
+    mean = {"a": 14 / 12, "b": 22 / 12, "c": 3.0}
+    assert {r["method"]: r["mean_rank"] for r in found["ranks"]} == pytest.approx(mean)
+    # Friedman by hand, without ties: 12 N / (k (k + 1)) sum (R - (k + 1) / 2)^2
+    assert found["statistic"] == pytest.approx(12 * 12 / 12 * sum((rank - 2) ** 2 for rank in mean.values()))
+    # Nemenyi: 2.343 sqrt(3 * 4 / (6 * 12)) = 0.957, so a and b share a letter and c stands apart.
+    assert found["critical_difference"] == pytest.approx(0.957, abs=1e-3)
+    assert [r["groups"] for r in found["ranks"]] == ["a", "a", "b"]
+    assert "critical difference 0.957" in said(capsys, str(tmp_path / "many"), "--overall")[1]

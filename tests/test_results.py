@@ -56,3 +56,13 @@ def test_readme_shows_the_shipped_table():
     shown = readme.split("<!-- quickstart table -->\n```text\n")[1].split("```\n<!-- end of quickstart table -->")[0]
     whole = render(load_leaderboard(ROOT / "quickstart"), "table")
     assert shown.strip() == whole.split("more metrics in csv")[0].strip()
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("reproduce_*/reproduce.parquet")), ids=lambda p: p.parent.name)
+def test_shipped_comparison_is_the_page_of_its_file(path):
+    from raybench.leaderboard.published import read_published
+    from raybench.reproduce import page
+
+    _, name, scale = path.parent.name.split("_")
+    made = page(read_published(name), scale, pd.read_parquet(path))
+    assert path.with_name("reproduce.md").read_text() == made
