@@ -16,6 +16,9 @@ def test_interval_equals_scipy_and_the_documented_factors(n, factor):
     low, high = stats.t.interval(0.95, n - 1, loc=values.mean(), scale=stats.sem(values))
     assert (mean, lo, hi, count) == pytest.approx((values.mean(), low, high, n))
     assert (hi - mean) / values.std(ddof=1) == pytest.approx(factor, abs=5e-4)
+    # numpy's default spread (ddof = 0) would make it too small: by 18 % at n = 3.
+    short = {3: 0.18, 5: 0.11, 10: 0.05}[n]
+    assert factor * values.std() / (hi - mean) == pytest.approx(1 - short, abs=6e-3)
 
 
 def test_interval_of_one_and_none():

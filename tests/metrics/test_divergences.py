@@ -25,6 +25,7 @@ def test_known_values(from_probabilities, context) -> None:
     # metrics.md section 4.
     ours, gold = from_probabilities([PEAKED]), from_probabilities([THIRDS])
     assert js_divergence(ours, gold, context()) == pytest.approx(0.184874, abs=5e-7)
+    assert js_divergence(ours, gold, context()) / math.log(2) == pytest.approx(0.266717, abs=5e-7)  # in bits
     assert activation_distance(ours, gold, context()) == pytest.approx(1.133333, abs=5e-7)
     assert activation_distance_l2(ours, gold, context()) == pytest.approx(0.694022, abs=5e-7)
     assert kl_divergence(ours, gold, context()) == pytest.approx(
