@@ -38,7 +38,7 @@ def objective(rows: pd.DataFrame, original: pd.Series) -> pd.Series:
     return (sum(lost) + (rows["forget_accuracy"] - expected).abs() + (rows["loss_attack_auc"] - 0.5).abs()) / 4
 
 
-def agreements(folder: str) -> Iterator[dict[str, object]]:
+def agreements(folder: str | Path) -> Iterator[dict[str, object]]:
     """One record per search of a results folder that has settings enough."""
     trials = load_trials(folder)
     ok = trials[trials["status"] == "ok"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from raybench.errors import UserError
@@ -16,6 +18,7 @@ from raybench.spec import REFERENCE, SEARCH, Choice, ProblemSpec, TrialSpec
 from raybench.trial import run_trial
 from raybench.workshop import Settings, Workshop
 
+ROOT = Path(__file__).parent.parent
 METRICS = ("retrained_free", "distance_validation")
 DATA = Choice("digits", {"train_size": 600, "test_size": 300})
 REQUESTS = {
@@ -83,3 +86,39 @@ def test_search_trials_that_never_measured_it_are_refused(make_spec: Any, tmp_pa
     search = {"trials": 3, "round_size": 2, "objective": "retrained_free"}
     with pytest.raises(UserError, match=r"search trials that measured it, .*; give the new run another --results"):
         run(make_spec(methods=["finetune"], search=search), options=options)
+
+
+# --- the script that says how far to trust it -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def agreement() -> Any:
+    where = importlib.util.spec_from_file_location("agreement", ROOT / "jobs" / "retrained_free_agreement.py")
+    assert where is not None
+    assert where.loader is not None
+    module = importlib.util.module_from_spec(where)
+    where.loader.exec_module(module)
+    return module
+
+
+def test_rows_made_before_the_metric_existed_get_the_number_that_it_would_have_had(agreement: Any) -> None:
+    trials = load_trials(ROOT / "results" / "retrained_free")
+    originals, compared = trials[trials["method"] == "original"], 0
+    for scenario, rows in trials[(trials["phase"] == "search") & (trials["status"] == "ok")].groupby("scenario"):
+        original = originals[(originals["scenario"] == scenario) & (originals["train_seed"] == 0)].iloc[0]
+        measured, rebuilt = rows["retrained_free"], agreement.objective(rows.drop(columns="retrained_free"), original)
+        assert agreement.objective(rows, original).equals(measured)
+        if str(scenario).startswith("label_noise"):
+            assert rebuilt.isna().all()  # it takes the losses of labels that the columns do not tell of
+        else:
+            pd.testing.assert_series_equal(rebuilt, measured, check_names=False, rtol=0, atol=1e-12)
+            compared += len(rows)
+    assert compared > 200
+
+
+def test_a_search_that_is_told_of_no_retrained_model_agrees_with_one_that_is(agreement: Any) -> None:
+    found = pd.DataFrame(list(agreement.agreements(ROOT / "results" / "retrained_free")))
+    tau = found.groupby(found["scenario"].str.partition("(")[0])["tau"].median()
+    assert tau["class"] > 0.8
+    assert tau["label_noise"] > 0.8
+    assert tau["random"] > 0.4
