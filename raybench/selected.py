@@ -19,6 +19,7 @@ import pandas as pd
 
 from raybench.errors import UserError, unknown
 from raybench.folder import open_folder
+from raybench.leaderboard.cells import mask
 from raybench.leaderboard.gathered import Standing, problem_identity
 from raybench.leaderboard.query import Wanted, build_leaderboard, frame_of, load_table
 from raybench.leaderboard.schema import LINE, SEARCHES_SCHEMA
@@ -70,7 +71,8 @@ def select(directory: str | os.PathLike[str], rule: str, forced: bool = False) -
         raise unknown("selection rule", rule, RULES)
     folder = _Folder(os.fspath(directory))
     standing = folder.standing
-    rows = [standing.rows[[standing.lines[key]["selected_by"] is None for key in _keys(standing.rows)]]]
+    unsearched = mask(standing.lines[key]["selected_by"] is None for key in _keys(standing.rows))
+    rows = [standing.rows[unsearched]]
     tuning: dict[Key, float] = {key: line["tuning_s"] for key, line in standing.lines.items()}
     missing: list[Missing] = []
     for key, line in folder.searched.items():

@@ -15,8 +15,10 @@ import pytest
 
 from raybench.errors import UserError
 from raybench.experiment import make_experiment
+from raybench.leaderboard.gathered import load_leaderboards
 from raybench.leaderboard.query import load_leaderboard
 from raybench.leaderboard.schema import LINE
+from raybench.leaderboard.store import ResultStore
 from raybench.selected import explain, select
 
 ROOT = Path(__file__).parent.parent
@@ -153,3 +155,19 @@ def test_a_search_without_the_default_says_so(cli: Any, make_spec: Any) -> None:
     assert "finetune: the method's default is not among the settings tried" in said.out
     assert "where its sampler is tpe or random" in said.out
     assert "raybench run" not in said.out
+
+
+def test_a_folder_without_finals_yet_is_empty(make_spec: Any, tmp_path: Path) -> None:
+    shipped = ROOT / "results" / "quickstart"
+    store = ResultStore(shipped)
+    early = ResultStore.open_for_writing(tmp_path / "early", store.metrics_on_disk())
+    trials = store.trials()
+    rows = trials[trials["phase"] == "search"].astype(object)
+    known = set(early.schema().names)
+    early.append({k: None if v is pd.NaT or v != v else v for k, v in r.items() if k in known}
+                 for r in rows.where(rows.notna(), None).to_dict("records"))  # fmt: skip
+    early.append_searches(store.searches().to_dict("records"))
+    for rule in ("distance", "knee"):
+        found = select(tmp_path / "early", rule)
+        assert (len(found.leaderboard), found.missing, explain(found, rule)) == (0, [], [])
+    assert len(load_leaderboards([tmp_path / "early"], forced=True)) == 0

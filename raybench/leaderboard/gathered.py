@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from raybench.errors import UserError
+from raybench.leaderboard.cells import mask
 from raybench.leaderboard.query import (
     PROBLEM,
     Wanted,
@@ -61,7 +62,7 @@ class Standing:
             and (line["kind"] == "reference" or row["hparams"] == line["hparams"])
             for row in trials[[*LINE, "hparams"]].to_dict("records")
         ]
-        return current_rows(trials[counts])
+        return current_rows(trials[mask(counts)])
 
     @property
     def metrics(self) -> list[MetricInfo]:
@@ -94,7 +95,7 @@ def load_leaderboards(directories: Sequence[str | os.PathLike[str]], forced: boo
     check_protocols(p for standing in given for p in protocols_of(standing.table.schema))
     metrics = _metrics(given)
     shared = {p for p in set().union(*(s.problems for s in given)) if forced or sum(p in s.problems for s in given) > 1}
-    tables = [standing.table.filter(pa.array([key[:3] not in shared for key in standing.lines])) for standing in given]
+    tables = [s.table.filter(pa.array([key[:3] not in shared for key in s.lines], pa.bool_())) for s in given]
     if shared:
         rows = _joined(given, shared)
         tuning = {key: line["tuning_s"] for standing in given for key, line in standing.lines.items()}
@@ -132,7 +133,7 @@ def _joined(given: Sequence[Standing], shared: set[Key]) -> pd.DataFrame:
     records: list[Mapping[Any, Any]] = []
     for standing in (s for s in given if s.problems & shared):
         rows = standing.rows
-        rows = rows[[key in shared for key in zip(*(rows[name] for name in PROBLEM), strict=True)]]
+        rows = rows[mask(key in shared for key in zip(*(rows[name] for name in PROBLEM), strict=True))]
         for found, group in rows.groupby(list(LINE)):
             key = tuple(map(str, found))
             name = " / ".join(filter(None, key))

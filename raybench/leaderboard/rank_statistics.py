@@ -1,7 +1,7 @@
 """Who is better over many problems, over many seeds, over several metrics; plain functions of numbers.
 
 ``leaderboard.statistics`` ranks the methods of one problem by one number. Here: Friedman and Nemenyi over problems, the
-probability of a place on the accuracy-time front, and whether two methods are tied on several metrics at once.
+probability of a place on the accuracy-time front, and whether two methods differ in any of several metrics.
 """
 
 from __future__ import annotations
@@ -191,23 +191,6 @@ def _difference(first: Mapping[int, float], second: Mapping[int, float]) -> Metr
         return MetricDifference(*welch(x, y), math.nan, sizes, WELCH, False)
     mean = float(np.mean(x) - np.mean(y)) if min(sizes) else math.nan
     return MetricDifference(Interval(mean, math.nan, math.nan, min(sizes)), math.nan, math.nan, sizes, "", False)
-
-
-def tied(
-    first: Mapping[K, Mapping[int, float]],
-    second: Mapping[K, Mapping[int, float]],
-    floors: Mapping[K, float] | None = None,
-    alpha: float = 0.05,
-) -> bool:
-    """Whether no metric tells two methods apart (see ``compare_metrics``); the level holds for all metrics together.
-
-    Raises ``UserError`` where no metric has ``MIN_TRAIN_SEEDS`` train seeds a side: no evidence is not a tie.
-    """
-    found = compare_metrics(first, second, floors, alpha)
-    if not any(item.test for item in found.values()):
-        most = max((min(item.n) for item in found.values()), default=0)
-        raise UserError(f"a tie needs a metric with {MIN_TRAIN_SEEDS} train seeds a side, got {most}; run more seeds")
-    return not any(item.apart for item in found.values())
 
 
 def _cliques(ranks: Mapping[str, float], width: float) -> list[tuple[str, ...]]:
