@@ -173,8 +173,10 @@ def _plan(arguments: argparse.Namespace) -> int:
 def _leaderboard(arguments: argparse.Namespace) -> int:
     from raybench.leaderboard.gathered import load_leaderboards
     from raybench.leaderboard.query import render
-    from raybench.leaderboard.render import wants_colour
+    from raybench.leaderboard.render import only_model, wants_colour
 
+    if arguments.overall and (arguments.by or arguments.pareto or arguments.gated):
+        raise UserError("--overall is one table of methods and takes no --by, --pareto or --gated; leave that out")
     notes: list[str] = []
     if arguments.select is None:
         frame = load_leaderboards(arguments.results, forced=arguments.force_rank)
@@ -188,6 +190,7 @@ def _leaderboard(arguments: argparse.Namespace) -> int:
     if arguments.overall:
         from raybench.leaderboard.overall import overall, render_overall
 
+        frame = frame if arguments.model is None else only_model(frame, arguments.model)
         print(render_overall(overall(frame), arguments.format))
     else:
         chosen = {"by": arguments.by, "model": arguments.model, "pareto": arguments.pareto, "gated": arguments.gated}

@@ -109,3 +109,11 @@ def test_ten_problems_are_ranked_over(capsys: pytest.CaptureFixture[str], tmp_pa
     assert found["critical_difference"] == pytest.approx(0.957, abs=1e-3)
     assert [r["groups"] for r in found["ranks"]] == ["a", "a", "b"]
     assert "critical difference 0.957" in said(capsys, str(tmp_path / "many"), "--overall")[1]
+
+
+def test_overall_of_one_model_and_what_it_does_not_take(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "got 2; 8 more to run" in said(capsys, folder("quickstart"), "--overall", "--model", "mlp")[1]
+    for more, words in ((["--model", "mpl"], "did you mean mlp?"), (["--pareto"], "takes no --by, --pareto")):
+        code, out, err = said(capsys, folder("quickstart"), "--overall", *more)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert words in err

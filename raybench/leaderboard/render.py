@@ -52,9 +52,7 @@ def render(
         raise unknown("column to group by", by, _BY)
     frame = leaderboard
     if model is not None:
-        if model not in set(frame["model"]):
-            raise unknown("model", model, set(frame["model"]))
-        frame = frame[frame["model"] == model]
+        frame = only_model(frame, model)
     if pareto:
         frame = frame[mask(value is True for value in frame["on_pareto_front"])]
     hidden = frame[mask(not gates_hold(text) for text in frame["gates"])]
@@ -77,6 +75,13 @@ def render(
     if format == "markdown":
         return as_markdown(table.header, table.rows, notes)
     return _plain(table, notes, grouped, colour)
+
+
+def only_model(leaderboard: pd.DataFrame, model: str) -> pd.DataFrame:
+    """The lines of a model; an unknown one is a ``UserError``."""
+    if model not in set(leaderboard["model"]):
+        raise unknown("model", model, set(leaderboard["model"]))
+    return leaderboard[leaderboard["model"] == model]
 
 
 def wants_colour(stream: IO[str]) -> bool:
