@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from raybench import cli
+from raybench.arguments import make_parser
 from raybench.experiment import load_experiment, make_experiment
 from raybench.run import Options, run
 from raybench.spec_file import read_spec
@@ -39,7 +39,7 @@ def test_the_two_commands_of_a_newcomer_are_there():
 
 
 def test_every_command_parses():
-    parser = cli._parser()
+    parser = make_parser()
     lines = [line for block in blocks("bash") for line in block.replace("\\\n", " ").splitlines()]
     commands = [re.search(r"(?:python -m )?\braybench (?!run quickstart$).*", line) for line in lines]
     found = [shlex.split(m.group(0), comments=True) for m in commands if m]
