@@ -12,7 +12,7 @@ from typing import Any
 
 import matplotlib as mpl
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from raybench.errors import UserError
 from raybench.folder import Folder, open_folder
@@ -195,6 +195,14 @@ def _pdf(drawing: Drawing) -> bytes:
     return buffer.getvalue()
 
 
+def code(text: str) -> Markup:
+    """Escaped text, with what a docstring writes in double backquotes as code."""
+    parts = str(text).split("``")
+    if len(parts) % 2 == 0:  # one of them has no partner
+        return escape(text)
+    return Markup("").join(Markup("<code>{}</code>").format(p) if i % 2 else escape(p) for i, p in enumerate(parts))
+
+
 def render_page(sources: Sources, cards: Sequence[Card]) -> str:
     """The page as text."""
     frames = sources.frames
@@ -205,6 +213,7 @@ def render_page(sources: Sources, cards: Sequence[Card]) -> str:
         loader=PackageLoader("raybench.leaderboard"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
+    environment_.filters["code"] = code
     templates = Path(__file__).parent / "templates"
     return environment_.get_template("page.html").render(
         title=", ".join(sorted(frames.trials["experiment"].unique())) or "leaderboard",

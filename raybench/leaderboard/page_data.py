@@ -132,8 +132,9 @@ def table_of(leaderboard: pd.DataFrame) -> Table:
     frame = frame.head(MOST_LINES)
     info = leaderboard.attrs.get("metrics", {})
     found = cells(frame, GROUP, shown_metrics(leaderboard, info), info)
-    # Name and problem are one cell each and stand first: on a phone the rest is scrolled to.
-    order = range(found.header.index("rank"), len(found.header))
+    # What a phone shows without scrolling stands first: name, rank, front and the first metric; then the problem.
+    at = found.header.index("rank")
+    first, rest = range(at, at + 3), range(at + 3, len(found.header))
     alone = len({problem[0] for problem in problems}) == 1  # one dataset need not be said in every line
     rows = []
     for i, record in enumerate(found.records):
@@ -144,14 +145,19 @@ def table_of(leaderboard: pd.DataFrame) -> Table:
         rows.append(
             Row(
                 problems[problem],
-                (name_of(record), " / ".join(problem[alone:]), *(found.rows[i][j] for j in order)),
-                (False, False, *((i, j) in found.best for j in order)),
+                (
+                    name_of(record),
+                    *(found.rows[i][j] for j in first),
+                    " / ".join(problem[alone:]),
+                    *(found.rows[i][j] for j in rest),
+                ),
+                (False, *((i, j) in found.best for j in first), False, *((i, j) in found.best for j in rest)),
                 record["kind"],
                 ", ".join(broken),
             )
         )
-    titles = [found.header[j].replace("_accuracy", "").replace("_", " ") for j in order]
-    return Table(["method", "problem", *titles], rows, left_out)
+    titles = [title.replace("_accuracy", "").replace("_", " ") for title in found.header]
+    return Table(["method", *titles[at : at + 3], "problem", *titles[at + 3 :]], rows, left_out)
 
 
 def environment(trials: pd.DataFrame) -> list[tuple[str, str]]:
@@ -222,7 +228,7 @@ def reruns(leaderboard: pd.DataFrame, trials: pd.DataFrame) -> dict[str, list[Re
         group = behind.get(tuple(line[name] for name in columns))
         if group is None:
             continue
-        listed = list(zip(group["train_seed"].tolist(), group["trial_id"].tolist(), strict=True))
+        listed = sorted(zip(group["train_seed"].tolist(), group["trial_id"].tolist(), strict=True))
         where = " / ".join(str(line[name]) for name in PROBLEM)
         hparams = json.loads(line["hparams"]) if isinstance(line["hparams"], str) else {}
         mine = found.setdefault(line["method"], [])
