@@ -100,7 +100,18 @@ def test_the_probe_asks_a_process_that_holds_the_share(local_ray):
 def test_shared_folders_pass_and_leave_nothing(local_ray, tmp_path):
     folders = [tmp_path / "results", tmp_path / "store"]
     probes.check_nodes([local_ray.node_id], *map(str, folders))
-    assert [list(folder.iterdir()) for folder in folders] == [[], []]
+    assert [path for folder in folders for path in folder.rglob("*") if path.is_file()] == []
+
+
+def test_a_bucket_that_a_node_cannot_use_says_why(local_ray, s3, tmp_path):
+    """The workers of this session were started without keys."""
+    with pytest.raises(UserError) as caught:
+        probes.check_nodes([local_ray.node_id], str(tmp_path / "results"), "s3://bench/store")
+    message = str(caught.value)
+    assert message.startswith(f"the store must be usable from all nodes, on node {node_name(local_ray.node_id)}: s3://")
+    assert "credentials and endpoint in the environment" in message
+    assert "--store" in message
+    assert s3.objects("bench") == {}
 
 
 def test_a_folder_that_a_node_does_not_see_is_one_line(local_ray, tmp_path, monkeypatch):
@@ -111,8 +122,7 @@ def test_a_folder_that_a_node_does_not_see_is_one_line(local_ray, tmp_path, monk
     assert "store folder must be shared by all nodes, got /proc/self/cwd/store" in str(caught.value)
     assert node_name(local_ray.node_id) in str(caught.value)
     assert "--store" in str(caught.value)
-    assert list((tmp_path / "results").iterdir()) == []
-    assert list((tmp_path / "store").iterdir()) == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_a_node_with_other_versions_is_one_line(local_ray, tmp_path, monkeypatch):
