@@ -19,6 +19,8 @@ from raybench.seeding import canonical
 
 SPEC = "spec.yaml"  # in a results folder: the spec as it ran
 DEEPEST = 20  # a spec nests a handful of levels; YAML anchors can nest without end
+MOST_SHOWN = 80  # characters of a value in a message
+LARGEST = 100_000  # values in a spec; the largest shipped one has a few hundred
 
 
 def _number(value: Any) -> Any:
@@ -83,7 +85,7 @@ class ProblemItem(Strict):
 
 class MethodItem(Strict):
     name: str
-    variant: str | None = None
+    variant: str | None = Field(default=None, pattern=r"^[^\x00-\x1f\x7f]*$", max_length=200)
     hparams: dict[str, Any] = Field(default_factory=dict)
     space: dict[str, Any] = Field(default_factory=dict)
     sweep: dict[str, list[Any]] = Field(default_factory=dict)
@@ -101,7 +103,7 @@ class MethodItem(Strict):
 
 
 class SpecFile(Strict):
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=200)
     description: str = ""
     plugins: list[str] = Field(default_factory=list)
     problems: list[ProblemItem] = Field(min_length=1)
@@ -189,6 +191,8 @@ def decode_spec(data: bytes, name: str) -> dict[str, Any]:
 def _load_yaml(text: str, rule: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)
+    except RecursionError as error:
+        raise UserError(f"{rule}: it nests too deep; flatten it") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or number that does not exist
         problem = getattr(error, "problem", None) or str(error)
         mark = getattr(error, "problem_mark", None)
@@ -198,7 +202,7 @@ def _load_yaml(text: str, rule: str) -> Any:
 
 def apply_settings(raw: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
     """``--set a.b.c=value`` (YAML values; list items by position, methods also by name)."""
-    _check_plain(raw, ())
+    _check_plain(raw)
     tree: dict[str, Any] = canonical(raw)
     for setting in settings:
         path, sign, value = setting.partition("=")
@@ -235,31 +239,47 @@ def _position(items: list[Any], key: str, setting: str) -> int:
 
 def parse_spec(raw: Mapping[str, Any]) -> SpecFile:
     """The spec as typed items; the first thing wrong with it is a one-line ``UserError``."""
-    _check_plain(raw, ())
+    _check_plain(raw)
     try:
         return SpecFile.model_validate(raw)
     except ValidationError as error:
         raise UserError(_explain(error)) from error
 
 
-def _check_plain(value: Any, path: tuple[str, ...]) -> None:
-    """Specs are hashed and kept as JSON: text, finite numbers, true, false, null, lists and mappings of these."""
+def _check_plain(value: Any, path: tuple[str, ...] = (), left: list[int] | None = None) -> None:
+    """Specs are hashed and kept as JSON: text, finite numbers, true, false, null, lists and mappings of these. ``left``
+    counts down, because YAML aliases can make a short file a spec without end."""
+    left = [LARGEST] if left is None else left
+    left[0] -= 1
     where = ".".join(path) or "a spec"
+    if left[0] < 0:
+        raise UserError(f"a spec must hold at most {LARGEST} values with its aliases written out, got more; shorten it")
     if len(path) > DEEPEST:
         raise UserError(f"a spec must not nest deeper than {DEEPEST} levels, got {'.'.join(path[:4])}...; flatten it")
     if isinstance(value, Mapping):
         for key, item in value.items():
-            _check_plain(item, (*path, str(key)))
+            _check_text(str(key), f"a key of {where}")
+            _check_plain(item, (*path, str(key)), left)
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
-            _check_plain(item, (*path, str(index)))
+            _check_plain(item, (*path, str(index)), left)
     elif isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{where} must be a finite number, got {value}; write another, or leave it out")
-    elif value is not None and not isinstance(value, str | int | float):
+    elif isinstance(value, str):
+        _check_text(value, where)
+    elif value is not None and not isinstance(value, int | float):
         raise UserError(
             f"{where} must be text, a number, true, false or null, got the {type(value).__name__} {value}; "
             "put it in quotes if it is meant as text"
         )
+
+
+def _check_text(text: str, where: str) -> None:
+    """Half of a surrogate pair can be written in YAML and kept in no file."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where} must be text that UTF-8 can hold, got {text[:100]!r}; change it") from error
 
 
 def _explain(error: ValidationError) -> str:
@@ -279,7 +299,9 @@ def _explain(error: ValidationError) -> str:
         return f"a key of {place or 'the spec '}must be one that it has, got {path[-1]!r}; {hint}"
     if found["type"] == "missing":
         return f"{where} must be given, got nothing; add it to the spec"
-    shown = repr(value) if not isinstance(value, dict | list) or len(repr(value)) < 80 else f"a {type(value).__name__}"
+    shown = repr(value)
+    if len(shown) > MOST_SHOWN:
+        shown = f"a {type(value).__name__}" if isinstance(value, dict | list) else f"{shown[:MOST_SHOWN]}..."
     return f"{where} {_rule(found)}, got {shown}; change it in the spec"
 
 
@@ -303,7 +325,10 @@ def _rule(found: Any) -> str:
         "list_type": "must be a list, such as [a, b]",
         "dict_type": "must be a mapping of keys to values",
         "model_type": "must be a mapping of keys to values",
-        "string_pattern_mismatch": "must be letters, digits, dots, dashes and underscores, a letter or digit first",
+        "string_pattern_mismatch": "must be letters, digits, dots, dashes and underscores, a letter or digit first"
+        if found["loc"] == ("name",)
+        else "must be one line of text",
+        "string_too_long": f"must be at most {limits.get('max_length')} characters long",
     }
     if found["type"].startswith("int_"):
         return "must be a whole number"

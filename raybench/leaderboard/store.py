@@ -204,7 +204,7 @@ class ResultStore:
             # Names sort by time of writing, also within one tick of the clock.
             stamp = self._last_stamp = max(time.time_ns(), self._last_stamp + 1)
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
+        pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
         name = f"{kind}/part-{stamp:020d}-{uuid.uuid4().hex}.parquet"
         self.folder.put(name, sink.getvalue().to_pybytes())
         return name
@@ -212,7 +212,7 @@ class ResultStore:
     def _replace(self, kind: str, names: Sequence[str], table: pa.Table) -> None:
         if table.num_rows:
             # The time of the oldest part keeps "first written" true beside parts that others add meanwhile.
-            self._write(kind, table, stamp=int(names[0].split("-")[1]))
+            self._write(kind, table, stamp=min(map(_stamp, names)))
         for name in reversed(names):
             self.folder.delete(name)
 
@@ -252,7 +252,7 @@ class ResultStore:
 
     def _read(self, kind: str, columns: Sequence[str] | None = None) -> tuple[list[str], pa.Table]:
         def read(file: Any) -> pa.Table:
-            part = pq.ParquetFile(file)
+            part = pq.ParquetFile(file, page_checksum_verification=True)
             names = None if columns is None else [c for c in columns if c in part.schema_arrow.names]
             return part.read(columns=names)
 
@@ -272,6 +272,12 @@ class ResultStore:
         keys = table.select(list(_KEYS[kind])).to_pandas()
         repeats = keys.duplicated(keep="last" if kind in _REPLACED else "first").to_numpy()
         return names, table.filter(pa.array(~repeats)) if repeats.any() else table
+
+
+def _stamp(name: str) -> int:
+    """Time of writing in a part's name; 0, the oldest, for one that somebody named otherwise."""
+    pieces = name.rsplit("/", 1)[-1].split("-")
+    return int(pieces[1]) if len(pieces) == 3 and pieces[1].isdecimal() else 0
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:
