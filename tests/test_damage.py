@@ -263,7 +263,7 @@ def test_what_can_be_made_again_is_and_what_is_foreign_stays(folder: Path, cli: 
     assert "1 trials run now" in done.out
     again = cli(*RUN)
     assert (again.code, "0 trials run now (0 reference models trained)" in again.out) == (0, True), again
-    assert "finetune" in cli("leaderboard", "out").out
+    assert "finetune" in cli("leaderboard", "out", "--gated").out
 
 
 def test_retry_of_a_garbled_spec_is_one_line(folder: Path, cli: Any) -> None:

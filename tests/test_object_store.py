@@ -89,7 +89,7 @@ def test_run_resume_read_plan_retry_and_figures(s3: Any, cli: Any, spec: dict[st
 
     lines = raybench.load_leaderboard("s3://bench/run")
     assert set(lines["method"]) == {"finetune", "original", "retrain"}
-    assert "finetune" in cli("leaderboard", "s3://bench/run").out
+    assert "finetune" in cli("leaderboard", "s3://bench/run", "--gated").out
     plan = cli("plan", "{spec}", *PLACES[2:])
     assert "nothing to run" in plan.out
     assert "s3://bench/run" in plan.out
@@ -113,7 +113,7 @@ def test_a_bucket_that_may_only_be_read(s3: Any, cli: Any, spec: dict[str, Any])
     s3.use(*reader)
     refused(cli("run", "{spec}", *PLACES), "results folder must be writable", "s3://bench/run", "Access Denied")
     refused(cli("retry", "--failed", "s3://bench/run", "--serial"), "s3://bench/run", "Access Denied")
-    assert "finetune" in cli("leaderboard", "s3://bench/run").out  # reading needs no more
+    assert "finetune" in cli("leaderboard", "s3://bench/run", "--gated").out  # reading needs no more
     assert "nothing to run" in cli("plan", "{spec}", *PLACES[2:]).out
     s3.check_keys(False)
     assert s3.objects("bench") == left

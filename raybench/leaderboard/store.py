@@ -1,13 +1,15 @@
 """The append-only store of trial rows, searches and series in one results folder. Knows nothing of Ray.
 
-``DIR/trials/part-<time>-<uuid>.parquet`` and likewise ``searches/``, ``series/`` and ``metrics/``. A part is
+``DIR/trials/part-<time>-<uuid>-<digest>.parquet`` and likewise ``searches/``, ``series/`` and ``metrics/``. A part is
 immutable, its name is never used again, and every row in it is durable once ``append`` returned. Readers take whole
 parts only and drop repeats, so any number of writers, readers and one compaction may run at the same time.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import threading
 import time
 import uuid
@@ -46,6 +48,7 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "series": ("trial_id", "name", "step"),
     "metrics": ("trial_id", "attempt", "metric", "version", "evaluate_seed", "pool"),
 }
+_NAME = re.compile(r"part-[0-9]+-[0-9a-f]{32}-([0-9a-f]{32})\.parquet$")  # earlier versions: without a digest
 _LISTINGS = 200  # more vanished files than this in one read is not a compaction any more
 
 
@@ -204,9 +207,10 @@ class ResultStore:
             # Names sort by time of writing, also within one tick of the clock.
             stamp = self._last_stamp = max(time.time_ns(), self._last_stamp + 1)
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-        name = f"{kind}/part-{stamp:020d}-{uuid.uuid4().hex}.parquet"
-        self.folder.put(name, sink.getvalue().to_pybytes())
+        pq.write_table(table, sink, compression="zstd")
+        data = sink.getvalue().to_pybytes()
+        name = f"{kind}/part-{stamp:020d}-{uuid.uuid4().hex}-{_digest(data)}.parquet"
+        self.folder.put(name, data)
         return name
 
     def _replace(self, kind: str, names: Sequence[str], table: pa.Table) -> None:
@@ -239,9 +243,12 @@ class ResultStore:
     def _checked(self, kind: str, name: str, file: Any, read: Callable[[Any], T]) -> T:
         path = f"{self.folder}/{name}"
         try:
-            check_version(pq.read_schema(file), kind, path)
-            file.seek(0)
-            return read(file)
+            data = file.read()
+            told = _NAME.search(name)
+            if told and told[1] != _digest(data):  # Parquet itself has no checksum of its footer
+                raise OSError("its content is not what its name says")
+            check_version(pq.read_schema(pa.BufferReader(data)), kind, path)
+            return read(pa.BufferReader(data))
         except FileNotFoundError:
             raise
         except (pa.ArrowException, OSError) as error:
@@ -252,7 +259,7 @@ class ResultStore:
 
     def _read(self, kind: str, columns: Sequence[str] | None = None) -> tuple[list[str], pa.Table]:
         def read(file: Any) -> pa.Table:
-            part = pq.ParquetFile(file, page_checksum_verification=True)
+            part = pq.ParquetFile(file)
             names = None if columns is None else [c for c in columns if c in part.schema_arrow.names]
             return part.read(columns=names)
 
@@ -274,10 +281,14 @@ class ResultStore:
         return names, table.filter(pa.array(~repeats)) if repeats.any() else table
 
 
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
 def _stamp(name: str) -> int:
     """Time of writing in a part's name; 0, the oldest, for one that somebody named otherwise."""
     pieces = name.rsplit("/", 1)[-1].split("-")
-    return int(pieces[1]) if len(pieces) == 3 and pieces[1].isdecimal() else 0
+    return int(pieces[1]) if len(pieces) > 2 and pieces[1].isdecimal() else 0
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -131,11 +132,28 @@ def test_a_damaged_part_is_named_with_the_way_out(store, make_row, harm):
     assert len(ResultStore(store.folder.path).trials()) == 0
 
 
+def test_no_flipped_bit_is_read_as_something_else(store, make_row):
+    """Nor ends in anything but a line: Parquet alone would not notice bits of its footer."""
+    store.append([make_row(train_seed=i, distance=i / 7) for i in range(3)])
+    part = _parts(store.folder.path)[0]
+    data, draw = part.read_bytes(), random.Random(0)
+    for _ in range(200):
+        harmed = bytearray(data)
+        harmed[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+        part.write_bytes(bytes(harmed))
+        with pytest.raises(UserError, match="is damaged"):
+            ResultStore(store.folder.path).trials()
+    part.rename(part.with_name("part-1-0.parquet"))  # what earlier versions wrote: names without a digest are read
+    part.with_name("part-1-0.parquet").write_bytes(data)
+    assert len(ResultStore(store.folder.path).trials()) == 3
+
+
 def test_a_newer_part_is_refused_politely(store, make_row):
     store.append([make_row()])
     part = _parts(store.folder.path)[0]
     table = pq.read_table(part)
-    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"raybench.schema_version": b"7"}), part)
+    metadata = {**table.schema.metadata, b"raybench.schema_version": b"7"}
+    pq.write_table(table.replace_schema_metadata(metadata), part.with_name("part-9-x.parquet"))
     with pytest.raises(UserError, match=r"schema version 7, this raybench reads up to 1; upgrade raybench"):
         store.trials()
 
