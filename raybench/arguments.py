@@ -145,6 +145,25 @@ def make_parser() -> argparse.ArgumentParser:
     report.add_argument("--out", metavar="FILE", help="the page (default: report.html in the results folder)")
     report.add_argument("--figures", metavar="DIR", help="also write every figure as SVG and PDF into this folder")
 
+    new = commands.add_parser(
+        "new",
+        help="write a plug-in of your own that works, to be changed",
+        description="Write a package with a working plug-in, its tests, a spec that runs it and a pyproject.toml with "
+        "the entry point by which raybench finds it. Nothing is overwritten.",
+    )
+    new.add_argument("kind", choices=("method", "model", "dataset", "scenario", "metric"))
+    new.add_argument("name", help="the name in specs, of the function and of the module: a lower-case word")
+    new.add_argument("--into", metavar="DIR", help="the folder of the package (default: ./NAME)")
+
+    held = commands.add_parser(
+        "check-plugin",
+        help="hold a plug-in to the rules of its kind",
+        description="Import a plug-in and run the checks that every plug-in of its kind must pass. Exit code 1 where "
+        "one is broken.",
+    )
+    held.add_argument("plugin", help="a folder, a Python file, or the name of an importable module")
+    held.add_argument("--format", choices=("table", "json"), default="table")
+
     doctor = commands.add_parser("doctor", help="what works here: devices, Ray, data, versions")
     doctor.add_argument("--data", metavar="DIR", help="where datasets are (or RAYBENCH_DATA)")
     doctor.add_argument("--address", help="also look at this Ray cluster")

@@ -62,7 +62,7 @@ def find_plugins(target: str) -> list[Plugin]:
 
 
 def _module(entry: Entry) -> str:
-    return inspect.unwrap(entry.fn).__module__
+    return str(inspect.unwrap(entry.fn).__module__)
 
 
 def _put_on_path(folder: Path) -> None:

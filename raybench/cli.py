@@ -226,6 +226,28 @@ def _list(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _new(arguments: argparse.Namespace) -> int:
+    from raybench.new import next_steps, write_package
+
+    print(next_steps(arguments.kind, arguments.name, write_package(arguments.kind, arguments.name, arguments.into)))
+    return 0
+
+
+def _check_plugin(arguments: argparse.Namespace) -> int:
+    from raybench.check_plugin import as_json, examine, line
+
+    found = []
+    for plugin, finding in examine(arguments.plugin):
+        found.append((plugin, finding))
+        if arguments.format == "table":
+            print(line(plugin, finding), flush=True)  # one that takes a minute shows what is done
+    if arguments.format == "json":
+        print(as_json(found))
+    broken = sum(finding.status == "broken" for _, finding in found)
+    print(f"{broken} of {len(found)} rules broken", file=sys.stderr)
+    return 1 if broken else 0
+
+
 def _doctor(arguments: argparse.Namespace) -> int:
     from raybench.doctor import examine
 
@@ -247,5 +269,7 @@ _COMMANDS = {
     "compare": _compare,
     "retry": _retry,
     "list": _list,
+    "new": _new,
+    "check-plugin": _check_plugin,
     "doctor": _doctor,
 }
