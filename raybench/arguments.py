@@ -17,6 +17,7 @@ EXAMPLES = """examples:
   raybench run jobs/baselines_mnist.yaml --data DIR  a spec of your own, data under DIR
   raybench plan quickstart                         what would run, what is there already, how long it takes
   raybench leaderboard raybench-runs/quickstart    the table again
+  raybench status raybench-runs/quickstart         how far it is, how fast, what failed
   raybench compare raybench-runs/a raybench-runs/b  what changed beyond noise
   raybench list methods --format json              what can be named in a spec
   raybench reproduce mnemonic --data DIR           a source document's numbers beside ours
@@ -91,6 +92,10 @@ def make_parser() -> argparse.ArgumentParser:
     board.add_argument("--select", choices=("distance", "knee", "paper"), help="the settings that this rule selects")
     board.add_argument("--force-rank", action="store_true", help="rank lines with fewer than 3 train seeds too")
     board.add_argument("--format", choices=("table", "csv", "markdown", "latex", "json"), default="table")
+
+    state = commands.add_parser("status", help="how a run is doing, from any machine that sees its results")
+    state.add_argument("results", help="a results folder (path or URL)")
+    state.add_argument("--format", choices=("table", "json"), default="table")
 
     versus = commands.add_parser(
         "compare",

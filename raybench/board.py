@@ -40,6 +40,11 @@ class Board:
         """Whether every search has spent its budget."""
         return all(self._round[s.id] >= s.rounds for s in self._searches)
 
+    @property
+    def waiting(self) -> int:
+        """How many trials could be handed out now."""
+        return sum(len(requests) for requests in self._waiting.values())
+
     def next(self) -> Request | None:
         """A trial that may run now, from the least advanced search; None while all wait for a round to end."""
         ready = [s for s in self._searches if self._waiting[s.id]]

@@ -200,6 +200,13 @@ def _leaderboard(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _status(arguments: argparse.Namespace) -> int:
+    from raybench.status import render_status, status
+
+    print(render_status(status(arguments.results), arguments.format))
+    return 0
+
+
 def _compare(arguments: argparse.Namespace) -> int:
     from raybench.leaderboard.differences import compare, found_difference, render_differences
 
@@ -266,6 +273,7 @@ _COMMANDS = {
     "export": _export,
     "plan": _plan,
     "leaderboard": _leaderboard,
+    "status": _status,
     "compare": _compare,
     "retry": _retry,
     "list": _list,

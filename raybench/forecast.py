@@ -11,14 +11,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from raybench.ledger import Ledger
-from raybench.plan import Plan
 from raybench.problem import build_model, load_data, split_validation
 from raybench.run import Options, Prepared, cluster_device, prepare
 from raybench.seeding import seeded_globals
-from raybench.selection import settings_of
 from raybench.spec import ProblemSpec
 from raybench.spec_file import apply_settings, read_spec
+from raybench.stages import count
 from raybench.training import cross_entropy, make_recipe
 
 TRIAL_SHARE = 0.3  # a method's trial as a share of a retraining, where no row tells better (an assumption, and said so)
@@ -43,30 +41,6 @@ def forecast(spec: str, settings: Sequence[str], options: Options, form: str) ->
         "estimate": estimate,
     }
     return json.dumps(report, indent=1) if form == "json" else _table(report)
-
-
-def count(plan: Plan, ledger: Ledger) -> dict[str, dict[str, int]]:
-    """Trials per stage: total, done (a row exists), to_run."""
-    references = {request.spec.trial_id for request in plan.references()}
-    searches = plan.searches()
-    budget = sum(search.plan.trials * len(search.plan.seeds) for search in searches)
-    tried = sum(
-        sum(trial_id in ledger.rows for trial_id in setting.trial_ids)
-        for search in searches
-        for setting in settings_of(search, ledger)
-    )
-    finals = plan.finals(ledger)
-    finals_done = sum(request.spec.trial_id in ledger.rows for request in finals)
-    return {
-        "references": _stage(len(references), sum(trial_id in ledger.rows for trial_id in references)),
-        "search": _stage(budget, tried),
-        "finals": _stage(plan.count_finals(), finals_done),
-        "oracles": _stage(plan.count_oracles(), sum(r.spec.trial_id in ledger.rows for r in plan.oracles(ledger))),
-    }
-
-
-def _stage(total: int, done: int) -> dict[str, int]:
-    return {"total": total, "done": done, "to_run": total - done}
 
 
 def estimate_s(prepared: Prepared, stages: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:

@@ -24,6 +24,12 @@ class Request:
         """Plain JSON types."""
         return {"spec": self.spec.to_dict(), "context": dict(self.context)}
 
+    def again(self) -> Request:
+        """The next attempt of a trial that began and did not end. What is measured of a row keeps that row's number."""
+        if MEASURE in self.context:
+            return self
+        return Request(self.spec, {**self.context, "attempt": int(self.context.get("attempt", 0)) + 1})
+
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Request:
         """The inverse of ``to_dict``."""

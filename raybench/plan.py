@@ -72,8 +72,8 @@ class Plan:
         of the files that models and scenarios name, by the label of the model or scenario."""
         self.experiment = experiment
         self.device_type = device_type
-        self._data = data
-        self._digests = digests
+        self.data = data
+        self.digests = digests
         self.problems = [self._problem(cell) for cell in experiment.cells]
         self.lines = [self._line(p, c) for p in self.problems for c in experiment.candidates if not _reference(c)]
 
@@ -219,11 +219,11 @@ class Plan:
         versions: dict[str, int | str] = {"model": MODELS[cell.model.name].version}
         versions["scenario"] = SCENARIOS[cell.scenario.name].version
         for option, label in ((WEIGHTS, cell.model.label), (FILE, cell.scenario.label)):
-            if label in self._digests:
-                versions[option] = self._digests[label]
+            if label in self.digests:
+                versions[option] = self.digests[label]
         return ProblemSpec(
             dataset=cell.dataset,
-            checksum=self._data[cell.dataset.label].checksum,
+            checksum=self.data[cell.dataset.label].checksum,
             model=cell.model,
             scenario=cell.scenario,
             recipe=canonical(dataclasses.asdict(cell.recipe)),
@@ -256,7 +256,7 @@ class Plan:
             )
         if entry.skip is None:
             return None
-        data = self._data[cell.dataset.label]
+        data = self.data[cell.dataset.label]
         classes = tuple(cell.scenario.options.get("classes", ())) if kind == "class" else ()
         facts = Facts(
             cell.dataset.label,

@@ -60,16 +60,21 @@ class Reporter:
         self._quiet = quiet
         self._console = Console(file=self._stream, highlight=False)
         self._progress: Progress | None = None
+        self.now: Stage | None = None
 
     def say(self, text: str) -> None:
         """One line for people."""
         if not self._quiet:
             self._console.print(text, soft_wrap=True, markup=False)
 
+    def doing(self) -> dict[str, Any]:
+        """The stage under way; nothing before the first."""
+        return {} if self.now is None else {"stage": self.now.name, "done": self.now.done, "total": self.now.total}
+
     @contextmanager
     def stage(self, name: str, total: int, done: int = 0) -> Iterator[Any]:
         """Yields ``advance(row)``; ``done`` of ``total`` rows exist already."""
-        stage = Stage(name, total, done)
+        stage = self.now = Stage(name, total, done)
         if self._quiet or not total:
             yield stage.take
         elif self._console.is_terminal:
@@ -118,3 +123,10 @@ class Reporter:
         yield advance
         if told < stage.ran:  # settings that share a row leave the count short of the total
             tell()
+
+
+def bad_line(row: Mapping[str, Any]) -> str:
+    """A trial that people must hear of, in one line."""
+    cell = "/".join(str(row[k]) for k in ("dataset", "model", "scenario", "method") if row.get(k))
+    where = f"seed {row['train_seed']} ({row['phase']}, trial {row['trial_id']})"
+    return f"{row['status']}: {cell} {where}: {row.get('reason')}"

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
-from raybench.errors import UserError
-from raybench.folder import open_folder
+from raybench.facts import kept_spec
 from raybench.leaderboard.store import ResultStore
 from raybench.run import Options, Outcome, run
-from raybench.spec_file import SPEC, decode_spec
 
 
 def retry_failed(results: str, options: Options) -> Outcome:
     """Run the failed trials of a results folder once more, then whatever the plan still lacks."""
-    try:
-        with open_folder(results).open(SPEC) as file:
-            raw = decode_spec(file.read(), f"{results}/{SPEC}")
-    except FileNotFoundError as error:
-        raise UserError(f"retry must have a results folder with a {SPEC}, got {results}; check the path") from error
-    return run(raw, options=dataclasses.replace(options, results=results), redo=forget_failed)
+    return run(kept_spec(results), options=dataclasses.replace(options, results=results), redo=forget_failed)
 
 
 def forget_failed(store: ResultStore) -> dict[str, int]:

@@ -8,30 +8,31 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-import yaml
 
 from raybench.board import Board
 from raybench.content_store import ContentStore
 from raybench.errors import UserError
 from raybench.experiment import Experiment, make_experiment, with_files
-from raybench.folder import open_folder
+from raybench.facts import keep_facts
+from raybench.folder import is_url
 from raybench.leaderboard.lock import DriverLock
 from raybench.leaderboard.query import write_leaderboard
 from raybench.leaderboard.schema import MetricInfo
 from raybench.leaderboard.store import ResultStore
 from raybench.ledger import Ledger, Row
+from raybench.logs import FOLDER as LOGS
 from raybench.measuring import pool_of
 from raybench.places import data_root, git_commit, results_folder, store_folder
 from raybench.plan import DataFacts, Plan
 from raybench.problem import check_problem, load_data
-from raybench.progress import Reporter
+from raybench.progress import Reporter, bad_line
 from raybench.references import KIND as REFERENCES
 from raybench.registry import METRICS
 from raybench.rules import OBJECTIVES
 from raybench.selection import settings_of
-from raybench.serial import Executor, SerialExecutor
+from raybench.serial import IDLE, Executor, SerialExecutor
 from raybench.spec import PROTOCOL, SEARCH
-from raybench.spec_file import SPEC, apply_settings, read_spec
+from raybench.spec_file import apply_settings, read_spec
 from raybench.workshop import Settings
 
 NEEDED = (
@@ -117,6 +118,7 @@ def prepare(
         store=store,
         metrics=experiment.metrics,
         artifacts=f"{results}/artifacts",
+        logs=None if is_url(results) else f"{results}/{LOGS}",
         data_root=root,
         download=options.download,
         plugins=experiment.plugins,
@@ -161,7 +163,7 @@ def run(
         for note in prepared.notes:
             reporter.say(note)
         with DriverLock(prepared.results, on_wait=reporter.say) as lock:
-            _keep_spec(prepared)
+            keep_facts(prepared.results, prepared.plan)
             return _drive(prepared, options, reporter, session, lock, redo)
     finally:
         if session is not None:
@@ -180,6 +182,7 @@ def _drive(
     for trial_id in attempts:
         ledger.rows.pop(trial_id, None)
     starter = _Starter(prepared, options, store, session, reporter)
+    lock.doing = lambda: {**reporter.doing(), **starter.load()}
     models = ContentStore(prepared.store)
     known = models.keys(REFERENCES)
     try:
@@ -235,6 +238,10 @@ class _Starter:
         if self._executor is None:
             self._executor = self._start()
         return self._executor
+
+    def load(self) -> dict[str, int]:
+        """For ``raybench status``; asked from the heartbeat's thread."""
+        return asdict(IDLE if self._executor is None else self._executor.load())
 
     def close(self) -> None:
         if self._executor is not None:
@@ -318,10 +325,7 @@ def _judge(outcome: Outcome, plan: Plan, ledger: Ledger, fixed: set[str]) -> Non
         outcome.counted[status] = outcome.counted.get(status, 0) + 1
         bad_final = trial_id in fixed and status not in ("ok", "skipped")
         if status == "failed" or bad_final:
-            cell = "/".join(str(row[k]) for k in ("dataset", "model", "scenario", "method") if row.get(k))
-            outcome.bad.append(
-                f"{status}: {cell} seed {row['train_seed']} ({row['phase']}, trial {trial_id}): {row.get('reason')}"
-            )
+            outcome.bad.append(bad_line(row))
 
 
 def read_ledger(store: ResultStore) -> Ledger:
@@ -375,19 +379,6 @@ def resolve_device(experiment: Experiment) -> str:
         # Only a trial that asks for a share of a GPU gets one: the same rule as on a cluster, and in every process.
         return "cuda" if experiment.resources["gpu"] > 0 and torch.cuda.is_available() else "cpu"
     return experiment.device
-
-
-def _keep_spec(prepared: Prepared) -> None:
-    """Leave the spec as it ran beside its rows."""
-    folder = open_folder(prepared.results)
-    text = yaml.safe_dump(dict(prepared.experiment.raw), sort_keys=False).encode()
-    try:
-        with folder.open(SPEC) as file:
-            same = file.read() == text
-    except FileNotFoundError:
-        same = False
-    if not same:
-        folder.put(SPEC, text)
 
 
 def cluster_device(raw: Mapping[str, Any], options: Options) -> str | None:

@@ -4,6 +4,7 @@ an executor is: the cluster has the other one (``raybench.cluster.scheduler``)."
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from raybench.board import Board
@@ -15,6 +16,18 @@ from raybench.trial import run_trial
 from raybench.workshop import Placement, Settings, Workshop
 
 Finished = Callable[[Row], None]
+
+
+@dataclass(frozen=True)
+class Load:
+    """How busy an executor is: trials under way, those that could run now and wait, and places for trials."""
+
+    running: int
+    waiting: int
+    slots: int
+
+
+IDLE = Load(0, 0, 0)
 
 
 class Executor(Protocol):
@@ -32,6 +45,9 @@ class Executor(Protocol):
     def run_searches(self, board: Board, finished: Finished) -> None:
         """Run what ``board.next()`` hands out until ``board.done``; tell ``board.finished`` every row."""
 
+    def load(self) -> Load:
+        """How busy it is now; may be asked from another thread."""
+
     def close(self) -> None:
         """Release what was started."""
 
@@ -43,6 +59,7 @@ class SerialExecutor:
         self._store = store
         self._shop = Workshop(settings, placement=Placement(exclusive=True))
         self.ask: Ask = ask_optuna
+        self._load = Load(0, 0, 1)
 
     def record(self, records: list[dict[str, Any]]) -> None:
         """See ``Executor``."""
@@ -50,8 +67,10 @@ class SerialExecutor:
 
     def run_fixed(self, requests: Sequence[Request], finished: Finished) -> None:
         """See ``Executor``."""
-        for request in requests:
+        for index, request in enumerate(requests):
+            self._load = Load(1, len(requests) - index - 1, 1)
             finished(self._run(request))
+        self._load = Load(0, 0, 1)
 
     def run_searches(self, board: Board, finished: Finished) -> None:
         """See ``Executor``."""
@@ -59,9 +78,15 @@ class SerialExecutor:
             request = board.next()
             if request is None:
                 raise RuntimeError("the search board waits for a trial that nobody runs")
+            self._load = Load(1, board.waiting, 1)
             row = self._run(request)
             board.finished(row)
             finished(row)
+        self._load = Load(0, 0, 1)
+
+    def load(self) -> Load:
+        """See ``Executor``."""
+        return self._load
 
     def close(self) -> None:
         """Nothing was started."""

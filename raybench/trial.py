@@ -30,6 +30,7 @@ from raybench.errors import StorageError
 from raybench.evaluation import measure, outputs_of, pack, splits_for
 from raybench.folder import open_folder
 from raybench.gates import Evidence, judge_gates
+from raybench.logs import log_event
 from raybench.model_file import header_of
 from raybench.observer import Observer
 from raybench.once import SharedOnce
@@ -49,6 +50,7 @@ from raybench.version import PACKAGE, __version__
 from raybench.workshop import Workshop, WrongDevice
 
 MIN_TIME_LIMIT_S = 600.0
+OUT_OF_MEMORY = "out of memory"  # how the reason of a failed row begins; a cluster tries such a trial once more, alone
 RETRAIN_TIMES = 20.0  # the default limit is this many retrainings: a net against hangs
 
 
@@ -90,6 +92,8 @@ def run_trial(spec: TrialSpec, context: Mapping[str, Any], shop: Workshop) -> di
     torch.backends.cudnn.deterministic = True  # a search is told these numbers, so they should come again
     row = _identity(spec, context, shop)
     row["started_at"] = started
+    where = {key: row[key] for key in ("phase", "method", "train_seed", "attempt")}
+    log_event("started", spec.trial_id, **where)
     run = _Run(spec, shop, row)
     try:
         # Torch's own pool is set above; without this, BLAS under NumPy and scikit-learn takes every core.
@@ -104,7 +108,9 @@ def run_trial(spec: TrialSpec, context: Mapping[str, Any], shop: Workshop) -> di
         raise
     except Exception as error:  # a bug in a trial is a row with its reason, never a lost run
         row |= {"status": "failed", "reason": reason_of(error)}
+        log_event("raised", spec.trial_id, error=error)
     row["wall_s"] = time.perf_counter() - clock0
+    log_event("finished", spec.trial_id, status=row["status"], reason=row.get("reason"), wall_s=row["wall_s"])
     return row
 
 
@@ -200,8 +206,6 @@ def _method(run: _Run) -> None:
         run.row["stop_reason"] = TARGET
     except TimeLimit as limit_passed:
         run.row |= {"status": "timeout", "reason": str(limit_passed)}
-    except torch.OutOfMemoryError as error:
-        run.row |= {"status": "failed", "reason": f"out of memory: {str(error).splitlines()[0]}"}
     finally:
         clock.stop()
         clock.note_peak()
@@ -361,8 +365,18 @@ def _write(run: _Run, name: str, data: bytes) -> None:
     open_folder(run.shop.settings.artifacts).put(f"{run.spec.trial_id}/{name}", data)
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Whether a device or the host had no memory left. Torch's allocator for CPUs has no exception of its own."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error)
+
+
 def reason_of(error: Exception) -> str:
-    """``Type: message (file:line)`` in one line, of the innermost frame that is not inside torch itself."""
+    """``Type: message (file:line)`` in one line, of the innermost frame that is not inside torch itself; memory that
+    ran out begins with ``OUT_OF_MEMORY``."""
+    if out_of_memory(error):
+        return f"{OUT_OF_MEMORY}: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
     every = list(traceback.extract_tb(error.__traceback__))
     frames = [f for f in every if Path(torch.__file__).parent not in Path(f.filename).parents] or every
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""

@@ -11,6 +11,7 @@ import torch
 from raybench.content_store import ContentStore
 from raybench.data import RawData
 from raybench.errors import UserError
+from raybench.logs import open_log
 from raybench.once import Lease, OnceMemory
 from raybench.problem import Problem, load_data, make_problem
 from raybench.references import References, no_lease
@@ -32,6 +33,7 @@ class Settings:
     store: str
     metrics: tuple[str, ...]
     artifacts: str | None = None  # folder for outputs and weights of finals
+    logs: str | None = None  # folder for the logs of each process; None where files cannot grow (object stores)
     data_root: str | None = None
     download: bool = False
     plugins: tuple[str, ...] = ()
@@ -62,6 +64,7 @@ class Workshop:
         load_plugins(settings.plugins)
         self.settings = settings
         self.placement = placement or Placement()
+        open_log(settings.logs, self.placement.node)
         self.lease = lease
         self.store = ContentStore(settings.store)
         self.references = References(self.store, lease)

@@ -37,9 +37,14 @@ def test_plan_counts_before_and_after(folder, capsys):
     assert main(command(folder, "plan", "--format", "json")) == 0
     before = json.loads(capsys.readouterr().out)
     # 2 problems x 2 seeds x (original + 2 retrained), and the originals trained with codes on the class problem
-    assert before["stages"]["references"] == {"total": 14, "done": 0, "to_run": 14}
-    assert before["stages"]["search"] == {"total": 6, "done": 0, "to_run": 6}  # mnemonic is skipped on label noise
-    assert before["stages"]["finals"] == {"total": 8, "done": 0, "to_run": 8}
+    assert before["stages"]["references"] == {"total": 14, "done": 0, "failed": 0, "to_run": 14}
+    assert before["stages"]["search"] == {
+        "total": 6,
+        "done": 0,
+        "failed": 0,
+        "to_run": 6,
+    }  # mnemonic is skipped on label noise
+    assert before["stages"]["finals"] == {"total": 8, "done": 0, "failed": 0, "to_run": 8}
     assert before["skipped_lines"] == 1
     assert before["estimate"]["seconds"] > 0
     assert not (folder / "out").exists()
@@ -53,7 +58,7 @@ def test_plan_counts_before_and_after(folder, capsys):
 
     assert main(command(folder, "plan", "--set", "search.trials=4", "--format", "json")) == 0
     longer = json.loads(capsys.readouterr().out)
-    assert longer["stages"]["search"] == {"total": 12, "done": 6, "to_run": 6}
+    assert longer["stages"]["search"] == {"total": 12, "done": 6, "failed": 0, "to_run": 6}
     assert longer["estimate"]["basis"] == "rows so far"
 
 

@@ -260,8 +260,8 @@ def kill_a_driver(tmp_path: Path, results: Path, rows: int, delay_s: float) -> i
 def check_killed(go: Any, make_spec: Any, tmp_path: Path, moments: list[tuple[int, float]]) -> None:
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(make_spec()))
     go("whole")
-    for rows, delay_s in moments:
-        results = tmp_path / f"killed-after-{rows}"
+    for index, (rows, delay_s) in enumerate(moments):
+        results = tmp_path / f"killed-{index}"
         kept = kill_a_driver(tmp_path, results, rows, delay_s)
         before = ids(results) if kept else set()
         outcome = go(results.name)  # the dead driver's lock is taken over at once
@@ -277,9 +277,24 @@ def test_sigkill_of_the_real_command(go: Any, make_spec: Any, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_sigkill_at_many_moments(go: Any, make_spec: Any, tmp_path: Path) -> None:
+def test_sigkill_at_twenty_random_moments(go: Any, make_spec: Any, tmp_path: Path) -> None:
+    """Before the first row, between rows, while one is written, in rounds of a search, in the finals, at the end."""
     draw = random.Random(0)
-    check_killed(go, make_spec, tmp_path, [(rows, draw.random() * 0.05) for rows in range(11)])
+    check_killed(go, make_spec, tmp_path, [(draw.randrange(12), draw.random() * 0.3) for _ in range(20)])
+
+
+@pytest.mark.slow
+def test_sigkill_of_every_resume_too(go: Any, make_spec: Any, tmp_path: Path) -> None:
+    """A driver, and each that takes its folder over, dies a moment after it made some progress."""
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(make_spec()))
+    go("whole")
+    draw, kept = random.Random(1), 0
+    while kept < 11:
+        now = kill_a_driver(tmp_path, tmp_path / "out", kept + 1, draw.random() * 0.1)
+        assert now > kept
+        kept = now
+    go()
+    pd.testing.assert_frame_equal(shared_columns(tmp_path / "out"), shared_columns(tmp_path / "whole"))
 
 
 # Extension

@@ -13,10 +13,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raybench.cluster.aggregator import last_line
 from raybench.cluster.trial_actor import Kit, Outcome, TrialActor
+from raybench.cluster.tries import LOST, Job
 from raybench.errors import UserError
 from raybench.ledger import Request
+from raybench.serial import Load
 
-TRIES = 3  # a trial whose worker dies, or that is handed back, so many times becomes a failed row
 START_S = 600.0  # an autoscaler may need minutes to bring a node
 
 
@@ -27,13 +28,6 @@ class Place:
     cpu: float
     gpu: float
     node_id: str | None = None
-
-
-@dataclass
-class _Job:
-    request: Request
-    tries: int = 0
-    reason: str = ""
 
 
 @dataclass
@@ -50,14 +44,16 @@ class Pool:
         self._kit = kit
         self._idle: list[_Worker] = []
         self._starting: dict[Any, _Worker] = {}  # answers to ready()
-        self._busy: dict[Any, tuple[_Worker, _Job]] = {}
+        self._busy: dict[Any, tuple[_Worker, Job]] = {}
+        self._queue: deque[Job] = deque()
 
     def run(
         self, requests: Sequence[Request], finished: Callable[[Mapping[str, Any]], None], fail: Callable[..., Any]
-    ) -> None:
-        """Run all requests. ``fail(request, reason)`` makes the durable row of one that cannot be run."""
-        queue = deque(_Job(request) for request in requests)
-        since = time.monotonic()
+    ) -> list[Request]:
+        """Run all requests. ``fail(request, reason)`` makes the durable row of one that cannot be run. Returns those
+        that ran out of memory and have no row yet: they need more than a place of this pool."""
+        queue = self._queue = deque(Job(request) for request in requests)
+        since, alone = time.monotonic(), []
         while queue or self._busy:
             self._start(len(queue))
             while queue and self._idle:
@@ -69,16 +65,23 @@ class Pool:
                 if reference in self._starting:
                     self._started(reference)
                     continue
-                row, again = self._collect(reference, fail)
-                if row is not None:
-                    finished(row)
-                elif again is not None:
-                    queue.append(again)
+                job, row = self._collect(reference)
+                if row is None and job.alone and not self._kit.last:
+                    alone.append(job.request)
+                elif row is None and not job.spent and not job.alone:
+                    queue.append(job)
+                else:
+                    finished(fail(job.request, job.reason) if row is None else row)
             if not self._busy and not self._idle and time.monotonic() - since > START_S:
                 raise UserError(
                     f"the cluster must have room for one worker ({self.places[0]}), none started for {START_S:.0f} s; "
                     "look at ray status, free it or add a node"
                 )
+        return alone
+
+    def load(self) -> Load:
+        """See ``Executor``."""
+        return Load(len(self._busy), len(self._queue), len(self.places))
 
     def close(self) -> None:
         """Let go of all resources. Idle workers may finish (flush what they gather, such as coverage)."""
@@ -105,7 +108,7 @@ class Pool:
         worker = self._starting.pop(reference)
         try:
             ray.get(reference)
-        except ray.exceptions.RayActorError as error:
+        except LOST as error:
             if "creation task" in str(error):  # its code could not be loaded: the next one will not do better
                 reason = last_line(error)
                 raise UserError(
@@ -115,28 +118,26 @@ class Pool:
             return  # a node went away; the next round starts another
         self._idle.append(worker)
 
-    def _collect(self, reference: Any, fail: Callable[..., Any]) -> tuple[Mapping[str, Any] | None, _Job | None]:
-        """The row of a finished call, or the job to try again."""
+    def _collect(self, reference: Any) -> tuple[Job, Mapping[str, Any] | None]:
+        """The job of a finished call, and its row if it has one."""
         worker, job = self._busy.pop(reference)
-        job.tries += 1
         try:
             outcome: Outcome = ray.get(reference)
-        except ray.exceptions.RayActorError:
+        except LOST as error:
             ray.kill(worker.actor)  # one that is merely out of reach must not come back beside its replacement
-            job.reason = f"worker died in {job.tries} of {job.tries} tries"
+            job.lost(error)
+            return job, None
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, UserError):
                 raise error.cause from None
             raise
-        else:
-            if outcome.row is not None:
-                self._idle.append(worker)
-                return outcome.row, None
-            # The place goes with its worker while others remain, or a node without the device would eat the queue.
-            ray.kill(worker.actor)
-            if len(self.places) > 1:
-                self.places.remove(worker.place)
-            job.reason = outcome.handed_back
-        if job.tries < TRIES:
-            return None, job
-        return fail(job.request, job.reason), None
+        if outcome.row is None:
+            job.handed_back(outcome)
+        if outcome.row is not None or outcome.memory:
+            self._idle.append(worker)
+            return job, outcome.row
+        # The place goes with its worker while others remain, or a node without the device would eat the queue.
+        ray.kill(worker.actor)
+        if len(self.places) > 1:
+            self.places.remove(worker.place)
+        return job, None

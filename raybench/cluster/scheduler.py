@@ -10,16 +10,18 @@ import ray
 
 from raybench.board import Board
 from raybench.cluster.aggregator import start_aggregator, wait_for
+from raybench.cluster.gauges import Gauges
 from raybench.cluster.lease import start_coordinator
 from raybench.cluster.optuna_ask import ask_optuna_search
 from raybench.cluster.pool import Place, Pool
-from raybench.cluster.search import run_board
-from raybench.cluster.session import Session
+from raybench.cluster.search import BoardSearcher, run_board
+from raybench.cluster.session import Session, fits
 from raybench.cluster.trial_actor import Kit, node_name
 from raybench.leaderboard.schema import MetricInfo
 from raybench.ledger import MEASURE, Request, Row
 from raybench.measuring import receipt, unmeasured
 from raybench.rounds import Ask
+from raybench.serial import IDLE, Load
 from raybench.spec import ORACLE
 from raybench.trial import failed_row
 from raybench.workshop import Placement, Settings, Workshop
@@ -50,6 +52,9 @@ class RayExecutor:
         self._resources, self.note = fit.resources, fit.note
         self._exclusive = exclusive
         self._pool: Pool | None = None
+        self._searcher: BoardSearcher | None = None
+        self._slots = 0
+        self._gauges = Gauges(settings.experiment)
         session.check(results, settings.store)
         self._aggregator = start_aggregator(results, metrics, session.namespace, session.node_id)
         self._coordinator = start_coordinator(session.namespace, session.node_id)
@@ -73,22 +78,57 @@ class RayExecutor:
             self._release()
             alone = self._exclusive or places[0].gpu >= 1 or self._alone(len(places))
             self._pool = Pool(dataclasses.replace(self._kit, gpu=places[0].gpu, exclusive=alone), places)
-        self._pool.run(requests, finished, self._fail)
+        hungry = self._pool.run(requests, self._counting(finished), self._fail)
+        self._run_alone(hungry, finished)
+        self._gauges.show(self.load())
 
     def run_searches(self, board: Board, finished: Finished) -> None:
         """See ``Executor``."""
         if board.done:
             return
         self._release()  # Tune needs its CPUs
-        slots = self._session.slots(self._resources)
+        self._slots = slots = self._session.slots(self._resources)
         kit = dataclasses.replace(self._kit, gpu=self._resources["gpu"], exclusive=self._alone(slots))
-        run_board(board, kit, self._resources, slots, finished, self._fail)
+
+        def taken(row: Row) -> None:
+            board.finished(row)
+            finished(row)
+
+        while not board.done:
+            searcher = self._searcher = BoardSearcher(board, self._counting(finished), self._fail)
+            run_board(searcher, kit, self._resources, slots)
+            self._gauges.show(self.load())
+            self._searcher = None
+            self._run_alone(searcher.alone, taken)
+
+    def load(self) -> Load:
+        """See ``Executor``."""
+        pool, searcher = self._pool, self._searcher  # the heartbeat's thread asks while they change
+        if searcher is not None:
+            return searcher.load(self._slots)
+        return IDLE if pool is None else pool.load()
 
     def close(self) -> None:
         """End the workers and the two service actors; the session stays open."""
         self._release()
         for actor in (self._aggregator, self._coordinator):
             ray.kill(actor)
+
+    def _run_alone(self, requests: Sequence[Request], finished: Finished) -> None:
+        """What ran out of memory once gets a node, and a GPU, to itself: one trial after the other, no third chance."""
+        if not requests:
+            return
+        self._release()
+        cpu, gpu = self._resources["cpu"], self._resources["gpu"]
+        wanted = {"cpu": cpu, "gpu": max(1.0, gpu) if gpu else 0.0}
+        nodes = [n for n in self._session.nodes() if fits(n["Resources"], wanted)]
+        largest = max(nodes, key=lambda n: n["Resources"].get("memory", 0.0), default=None)
+        place = Place(wanted["cpu"], wanted["gpu"])  # an autoscaler's node that has gone by now
+        if largest is not None:
+            place = dataclasses.replace(place, cpu=largest["Resources"]["CPU"], node_id=largest["NodeID"])
+        self._pool = Pool(dataclasses.replace(self._kit, gpu=place.gpu, exclusive=True, last=True), [place])
+        self._pool.run(requests, self._counting(finished), self._fail)
+        self._release()
 
     def _places(self, cuda: bool, timed: bool) -> list[Place]:
         cpu, gpu = self._resources["cpu"], self._resources["gpu"]
@@ -105,6 +145,16 @@ class RayExecutor:
     def _alone(self, slots: int) -> bool:
         """A local Ray with one slot runs one trial at a time."""
         return self._session.local and slots == 1
+
+    def _counting(self, finished: Finished) -> Finished:
+        """Rows reach Ray's metrics on their way to the driver."""
+
+        def counted(row: Row) -> None:
+            self._gauges.count(row)
+            self._gauges.show(self.load())
+            finished(row)
+
+        return counted
 
     def _fail(self, request: Request, reason: str) -> Row:
         if MEASURE in request.context:

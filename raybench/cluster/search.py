@@ -15,13 +15,15 @@ from contextlib import contextmanager
 from typing import Any
 
 from ray import tune
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from raybench.board import Board
-from raybench.cluster.pool import TRIES
 from raybench.cluster.trial_actor import Kit, Outcome, TrialRunner
+from raybench.cluster.tries import Job
 from raybench.errors import UserError
 from raybench.ledger import Request, Row
+from raybench.serial import Load
 
 Finished = Callable[[Row], None]
 Fail = Callable[[Request, str], Row]
@@ -52,7 +54,8 @@ class BoardSearcher(Searcher):
     """Hands Tune what the board has, from whichever search is least advanced, and tells the board what came.
 
     Repeats are counted here and not by Tune, which gives a trial up at once when its reused worker dies between
-    two trials.
+    two trials. ``alone``: requests that ran out of memory and have no row yet; the search ends when all else waits
+    for them. ``died``: what Tune's scheduler heard of workers that died, by Tune's trial id.
     """
 
     def __init__(self, board: Board, finished: Finished, fail: Fail) -> None:
@@ -61,8 +64,14 @@ class BoardSearcher(Searcher):
         self._board = board
         self._finished = finished
         self._fail = fail
-        self._running: dict[str, tuple[Request, int]] = {}  # Tune's trial id -> request, its try
-        self._again: list[tuple[Request, int]] = []
+        self.alone: list[Request] = []
+        self.died: dict[str, Exception | str | None] = {}
+        self._running: dict[str, Job] = {}  # by Tune's trial id
+        self._again: list[Job] = []
+
+    def load(self, slots: int) -> Load:
+        """See ``Executor``."""
+        return Load(len(self._running), self._board.waiting + len(self._again), slots)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next request; None while all wait; FINISHED at the end or after an error."""
@@ -73,33 +82,42 @@ class BoardSearcher(Searcher):
         else:
             request = self._board.next()
             if request is None:
+                if not self._running and self.alone:
+                    return str(Searcher.FINISHED)
                 if not self._running:
                     self.error = RuntimeError("the search board waits for a trial that nobody runs")
                 return None
-            job = (request, 1)
+            job = Job(request)
         self._running[trial_id] = job
-        return {"request": job[0].to_dict()}
+        return {"request": job.request.to_dict()}
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         """The row of a trial; another try, or the failed row, of one whose worker died or handed it back."""
-        request, tries = self._running.pop(trial_id)
+        job = self._running.pop(trial_id)
         try:
-            self._take(request, tries, None if error or not result else result["outcome"])
+            row = self._row(job, trial_id, None if error or not result else result["outcome"])
+            if row is not None:
+                self._board.finished(row)
+                self._finished(row)
         except BaseException as problem:  # Tune must end its actors first; ``run_board`` raises it then
             self.error = problem
 
-    def _take(self, request: Request, tries: int, outcome: Outcome | Exception | None) -> None:
+    def _row(self, job: Job, trial_id: str, outcome: Outcome | Exception | None) -> Row | None:
         if isinstance(outcome, Exception):
             raise outcome
-        row: Row | None = outcome.row if outcome is not None else None
-        if row is None:
-            if tries < TRIES:
-                self._again.append((request, tries + 1))
-                return
-            reason = outcome.handed_back if outcome is not None else f"worker died in {tries} of {tries} tries"
-            row = self._fail(request, reason)
-        self._board.finished(row)
-        self._finished(row)
+        if outcome is None:
+            job.lost(self.died.pop(trial_id, None))
+        elif outcome.row is not None:
+            return outcome.row
+        else:
+            job.handed_back(outcome)
+        if job.alone:
+            self.alone.append(job.request)
+        elif not job.spent:
+            self._again.append(job)
+        else:
+            return self._fail(job.request, job.reason)
+        return None
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Trials report once, when they are complete."""
@@ -115,18 +133,39 @@ class BoardSearcher(Searcher):
         """See ``save``."""
 
 
+class _Listener(FIFOScheduler):
+    """First come, first served; tells the searcher why a worker died, which Tune does not."""
+
+    def __init__(self, searcher: BoardSearcher) -> None:
+        super().__init__()
+        self._searcher = searcher
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        self._searcher.died[trial.trial_id] = trial.get_pickled_error() or trial.get_error()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
 def run_board(
-    board: Board, kit: Kit, resources: Mapping[str, float], slots: int, finished: Finished, fail: Fail
+    searcher: BoardSearcher,
+    kit: Kit,
+    resources: Mapping[str, float],
+    slots: int,
+    trainable: type[tune.Trainable] = SearchTrial,
 ) -> None:
-    """Run the board to its end. ``resources`` of one trial; ``slots`` trials at once."""
-    searcher = BoardSearcher(board, finished, fail)
+    """Run the searcher's board to its end, or until it waits for trials that must run alone.
+
+    ``resources`` of one trial; ``slots`` trials at once.
+    """
     scratch = tempfile.mkdtemp(prefix="raybench-tune-")
     try:
         with _silent():
             tuner = tune.Tuner(
-                tune.with_resources(tune.with_parameters(SearchTrial, kit=kit), dict(resources)),
+                tune.with_resources(tune.with_parameters(trainable, kit=kit), dict(resources)),
                 tune_config=tune.TuneConfig(
                     search_alg=searcher,
+                    scheduler=_Listener(searcher),
                     num_samples=-1,
                     max_concurrent_trials=slots,
                     reuse_actors=True,

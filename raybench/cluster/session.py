@@ -141,11 +141,11 @@ class Session:
 
     def slots(self, resources: Mapping[str, float]) -> int:
         """How many trials of these resources run at once; counted node by node, GPU shares device by device."""
-        fits = sum(_fits(node["Resources"], resources) for node in self.nodes())
+        found = sum(fits(node["Resources"], resources) for node in self.nodes())
         grown = _grown()
         if grown:  # an autoscaling cluster: a node may be there only once trials wait for it
-            fits = max(fits, _fits(grown, resources))
-        return fits if self.cap is None else min(fits, self.cap)
+            found = max(found, fits(grown, resources))
+        return found if self.cap is None else min(found, self.cap)
 
     def check(self, results: str, store: str) -> None:
         """``UserError`` unless every node that may run trials runs this raybench and sees both folders."""
@@ -234,13 +234,13 @@ def _workers_import_what_i_import() -> Iterator[None]:
             os.environ["PYTHONPATH"] = before
 
 
-def _fits(node: Mapping[str, float], wanted: Mapping[str, float]) -> int:
+def fits(node: Mapping[str, float], wanted: Mapping[str, float]) -> int:
     """How many requests fit on a node; a share of a GPU cannot be put together from two devices."""
     margin = 1e-6
-    fits = int(node.get("CPU", 0.0) / wanted["cpu"] + margin)
+    found = int(node.get("CPU", 0.0) / wanted["cpu"] + margin)
     gpu = wanted.get("gpu", 0.0)
     if gpu >= 1:
-        fits = min(fits, int(node.get("GPU", 0.0) / gpu + margin))
+        found = min(found, int(node.get("GPU", 0.0) / gpu + margin))
     elif gpu > 0:
-        fits = min(fits, int(node.get("GPU", 0.0)) * int(1 / gpu + margin))
-    return fits
+        found = min(found, int(node.get("GPU", 0.0)) * int(1 / gpu + margin))
+    return found

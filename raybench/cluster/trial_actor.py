@@ -18,28 +18,34 @@ from raybench.cluster.aggregator import wait_for
 from raybench.cluster.lease import ClusterLease
 from raybench.ledger import MEASURE, Request
 from raybench.measuring import measure_trial, receipt
-from raybench.trial import run_trial
+from raybench.trial import OUT_OF_MEMORY, run_trial
 from raybench.workshop import Placement, Settings, Workshop, WrongDevice
 
 
 @dataclass(frozen=True)
 class Kit:
     """What a worker needs: the run's settings, handles of its two service actors, its share of a GPU, and whether
-    it has its device to itself."""
+    it has its device to itself.
+
+    ``last``: a trial that runs out of memory here is a failed row. Elsewhere it is handed back, to be tried once more
+    with a node, and a GPU, to itself.
+    """
 
     settings: Settings
     aggregator: Any
     coordinator: Any
     gpu: float = 0.0
     exclusive: bool = False
+    last: bool = False
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a request: its durable row, or why this worker hands it back."""
+    """What came of a request: its durable row, or why this worker hands it back; ``memory``: it needs more."""
 
     row: dict[str, Any] | None
     handed_back: str = ""
+    memory: bool = False
 
 
 class TrialRunner:
@@ -66,10 +72,13 @@ class TrialRunner:
             row = run_trial(trial.spec, trial.context, shop)
         except WrongDevice as wrong:
             return Outcome(None, str(wrong))
-        wait_for(self._kit.aggregator.append.remote([row]))
-        row.pop("series", None)  # on storage by now; the driver needs the row only
         if torch.cuda.is_initialized():
             self._tidy()
+        reason = str(row.get("reason") or "")
+        if row["status"] == "failed" and reason.startswith(OUT_OF_MEMORY) and not self._kit.last:
+            return Outcome(None, reason, memory=True)
+        wait_for(self._kit.aggregator.append.remote([row]))
+        row.pop("series", None)  # on storage by now; the driver needs the row only
         return Outcome(row)
 
     def _tidy(self) -> None:

@@ -15,15 +15,16 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from raybench.errors import StorageError, UserError
-from raybench.folder import LocalFolder, open_folder
+from raybench.folder import Folder, LocalFolder, open_folder
 
 NAME = "driver.lock"
+LAPSE_S = 30.0  # silence after which a driver on another host counts as dead
 
 
 def process_start(pid: int) -> str | None:
@@ -60,13 +61,15 @@ class DriverLock:
         lapse_s: silence after which a driver on another host counts as dead, in seconds.
         beat_s: seconds between heartbeats; default a sixth of ``lapse_s``.
         on_wait: gets one line of text while the heartbeat of another host is watched.
+
+    ``doing``, a function that may be set later, is asked at every heartbeat what to tell ``raybench status``.
     """
 
     def __init__(
         self,
         directory: str | os.PathLike[str],
         command: str | None = None,
-        lapse_s: float = 30.0,
+        lapse_s: float = LAPSE_S,
         beat_s: float | None = None,
         on_wait: Callable[[str], None] | None = None,
     ) -> None:
@@ -75,6 +78,8 @@ class DriverLock:
         self.lapse_s = lapse_s
         self.beat_s = lapse_s / 6 if beat_s is None else beat_s
         self.on_wait = on_wait
+        self.doing: Callable[[], Mapping[str, Any]] = dict
+        self._since = time.time()
         self._token = uuid.uuid4().hex
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -103,7 +108,7 @@ class DriverLock:
                 holder = self._holder()
                 lapsed = watched is not None and holder is not None and _beat(holder) == watched
                 lapsed = lapsed and time.monotonic() - since >= self.lapse_s
-                if holder is None or lapsed or self._died(holder):
+                if holder is None or lapsed or _died(holder):
                     self.folder.put(NAME, self._entry())
                     break
             if holder["place"] == _place():
@@ -112,7 +117,7 @@ class DriverLock:
                 watched, since = _beat(holder), time.monotonic()
                 if self.on_wait is not None:
                     self.on_wait(
-                        f"{self.folder} was last driven by {_name(holder)}; "
+                        f"{self.folder} was last driven by {name_of(holder)}; "
                         f"taking over unless its heartbeat is seen within {self.lapse_s:g} s"
                     )
             elif _beat(holder) != watched:
@@ -157,31 +162,19 @@ class DriverLock:
             "pid": os.getpid(),
             "start_time": process_start(os.getpid()),
             "heartbeat": time.time(),
+            "since": self._since,
+            "doing": dict(self.doing()),
             "command": self.command,
             "token": self._token,
         }
         return json.dumps(entry, indent=1).encode()
 
     def _holder(self) -> dict[str, Any] | None:
-        try:
-            with self.folder.open(NAME) as file:
-                holder = json.load(file)
-            holder["host"], holder["place"], holder["pid"], holder["token"], holder["heartbeat"]
-        except FileNotFoundError:
-            return None
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{self.folder}/{NAME} must be a lock that raybench wrote, it is damaged; "
-                "delete it when no other driver uses this folder"
-            ) from error
-        return dict(holder)
-
-    def _died(self, holder: dict[str, Any]) -> bool:
-        return holder["place"] == _place() and process_start(holder["pid"]) != holder.get("start_time")
+        return read_holder(self.folder)
 
     def _refusal(self, holder: dict[str, Any]) -> UserError:
         return UserError(
-            f"a results folder has one driver, and {self.folder} is held by {_name(holder)}; "
+            f"a results folder has one driver, and {self.folder} is held by {name_of(holder)}; "
             "wait for it, stop it, or give another folder with --results"
         )
 
@@ -198,11 +191,39 @@ class DriverLock:
                 continue  # a full or stalled disk: the next beat tries again, the rows' own write reports it
 
 
-def _beat(holder: dict[str, Any]) -> str:
+def read_holder(folder: Folder) -> dict[str, Any] | None:
+    """What the lock of a results folder says of its driver; None without one. ``UserError`` where it is damaged."""
+    try:
+        with folder.open(NAME) as file:
+            holder = json.load(file)
+        holder["host"], holder["place"], holder["pid"], holder["token"], holder["heartbeat"]
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder}/{NAME} must be a lock that raybench wrote, it is damaged; "
+            "delete it when no other driver uses this folder"
+        ) from error
+    return dict(holder)
+
+
+def lives(holder: Mapping[str, Any], lapse_s: float = LAPSE_S) -> bool:
+    """Whether this driver runs: its process is asked on its own host, elsewhere its last heartbeat is young."""
+    if holder["place"] == _place():
+        return not _died(holder)
+    return time.time() - float(holder["heartbeat"]) < lapse_s
+
+
+def _died(holder: Mapping[str, Any]) -> bool:
+    return holder["place"] == _place() and process_start(holder["pid"]) != holder.get("start_time")
+
+
+def _beat(holder: Mapping[str, Any]) -> str:
     return f"{holder['token']} {holder['heartbeat']}"
 
 
-def _name(holder: dict[str, Any]) -> str:
+def name_of(holder: Mapping[str, Any]) -> str:
+    """The driver as people know it."""
     if not holder:
         return "another driver"
     command = f" ({holder['command']})" if holder.get("command") else ""

@@ -98,6 +98,33 @@ def test_trials_that_raise_or_always_kill_their_worker_are_failed_rows(drive, on
     assert list(rows[rows["method"] == "sleeper"]["status"]) == ["ok"]
 
 
+def test_out_of_memory_is_tried_once_more_alone_and_then_a_failed_row(drive, on, capped, spec, tmp_path):
+    """In the search (Tune) and in the finals (pool), beside trials that have enough."""
+    (tmp_path / "seen").mkdir()
+    saved = {"name": "hungry", "variant": "saved", "hparams": {"folder": str(tmp_path / "seen")}}
+    starved = {"name": "hungry", "variant": "starved"}
+    sleepers = {"name": "sleeper", "sweep": {"seconds": [0.3, 0.4]}}
+    found = drive(spec(methods=[saved, starved, sleepers], search={"trials": 2, "round_size": 2}), on(capped(2)))
+    rows = found.store.trials(attempts=True)
+    assert not rows["trial_id"].duplicated().any()  # what was handed back has left no row
+    hungry = rows[rows["method"] == "hungry"]
+    ended_well = hungry["hparams"].str.contains("seen")
+    assert hungry.loc[ended_well, ["phase", "status", "attempt", "exclusive"]].to_numpy().tolist() == [
+        ["search", "ok", 1, True], ["search", "ok", 1, True], ["final", "ok", 0, False]]  # fmt: skip
+    failed = hungry[~ended_well]
+    assert sorted(failed["phase"]) == ["final", "search", "search"]
+    assert set(failed["status"]) == {"failed"}
+    assert set(failed["attempt"]) == {1}
+    assert failed["reason"].str.startswith("out of memory: ").all()
+    others = rows[rows["method"] != "hungry"]
+    assert set(others["status"]) == {"ok"}
+    assert set(others["attempt"]) == {0}
+    ends = rows["started_at"] + pd.to_timedelta(rows["wall_s"], unit="s")
+    for index, row in rows[rows["attempt"] == 1].iterrows():
+        beside = (rows["started_at"] < ends[index]) & (ends > row["started_at"])
+        assert beside.sum() == 1  # itself
+
+
 def test_eight_quarter_gpu_trials_run_at_once_four_on_each_of_two(drive, on, capped, spec, tmp_path):
     """Of sixteen trials the first eight wait until eight have begun."""
     (tmp_path / "running").mkdir()

@@ -6,6 +6,7 @@ import pickle
 from types import SimpleNamespace
 
 import pytest
+import ray
 from ray.tune.search import Searcher
 
 from raybench.cluster import search
@@ -15,6 +16,13 @@ from raybench.errors import UserError
 
 
 class Request(SimpleNamespace):
+    @property
+    def spec(self):
+        return SimpleNamespace(trial_id=self.id)
+
+    def again(self):
+        return self
+
     def to_dict(self):
         return {"id": self.id}
 
@@ -85,6 +93,30 @@ def test_three_tries_and_then_a_failed_row(searcher, bad, reason):
             assert searcher.suggest(f"t{attempt + 2}")["request"]["id"] == "a"
     assert searcher.told == [{"id": "a", "reason": reason}]
     assert searcher.suggest("t4")["request"]["id"] == "b"
+
+
+def test_what_ran_out_of_memory_waits_to_run_alone_and_the_others_go_on(searcher):
+    for trial in ("t1", "t2"):
+        searcher.suggest(trial)
+    bring(searcher, "t1", Outcome(None, "out of memory: 3 GiB", memory=True))
+    assert searcher.suggest("t3") is None
+    bring(searcher, "t2", row("b"))
+    assert searcher.suggest("t3") == Searcher.FINISHED
+    assert [request.id for request in searcher.alone] == ["a"]
+    assert (searcher.error, searcher.told) == (None, [{"id": "b"}])
+
+
+def test_a_worker_that_ray_ended_for_memory_is_no_try_and_a_drained_node_neither(searcher):
+    searcher.suggest("t1")
+    searcher.died["t1"] = "Task was killed due to the node running low on memory."
+    searcher.on_trial_complete("t1", None, error=True)
+    assert [request.id for request in searcher.alone] == ["a"]
+    drained = ray.exceptions.RayActorError(preempted=True, error_msg="The node was drained.")
+    for _ in range(5):
+        assert searcher.suggest("t2")["request"]["id"] == "b"
+        searcher.died["t2"] = drained
+        searcher.on_trial_complete("t2", None, error=True)
+    assert searcher.told == []
 
 
 def test_an_error_ends_the_search_and_is_kept(searcher):

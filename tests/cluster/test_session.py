@@ -30,7 +30,7 @@ from raybench.errors import UserError
     ],
 )
 def test_trials_per_node(node, wanted, fits):
-    assert session._fits(node, wanted) == fits
+    assert session.fits(node, wanted) == fits
 
 
 def test_fit_and_cap(local_ray, capped):

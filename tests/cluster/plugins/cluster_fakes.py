@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import torch
 from optuna.distributions import FloatDistribution
 from torch import nn
 
@@ -71,3 +72,22 @@ class RaiseHparams:
 def raiser(task, hp: RaiseHparams) -> nn.Module:
     """Raise what nobody expects."""
     raise ZeroDivisionError("a bug in a method")
+
+
+@dataclass(frozen=True)
+class HungryHparams:
+    strength: Annotated[float, nuisance(FloatDistribution(0.0, 1.0))] = 0.5
+    """Searched, so that there is a search."""
+    folder: str = ""
+    """Trials sign in here by strength; one that did before has memory enough. Empty: there never is enough."""
+
+
+@METHODS.register("hungry", hparams=HungryHparams, needs={RETAIN}, identity=True)
+def hungry(task, hp: HungryHparams) -> nn.Module:
+    """Ask for more memory than there is, really."""
+    seen = Path(hp.folder) / f"{hp.strength}" if hp.folder else None
+    if seen is None or not seen.exists():
+        if seen is not None:
+            seen.touch()
+        torch.empty(2**52)
+    return task.model

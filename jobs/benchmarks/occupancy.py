@@ -1,0 +1,182 @@
+"""How busy the search stage keeps its slots: Ray Tune, the board and its rounds, with trials that only sleep.
+
+    python jobs/benchmarks/occupancy.py [--slots 32] [--trials 1000] [--searches 20] [--seconds 5 2]
+
+The workers import neither raybench nor torch, so that many of them fit on one machine; everything in the driver is
+what ``raybench run`` uses. Prints a table and appends its rows to results/performance/occupancy.parquet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import random
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import ray
+from ray import tune
+
+from raybench.board import Board
+from raybench.cluster.optuna_ask import ask_optuna_search
+from raybench.cluster.search import BoardSearcher, run_board
+from raybench.cluster.session import Session
+from raybench.experiment import make_experiment
+from raybench.ledger import Ledger
+from raybench.places import git_commit
+from raybench.plan import DataFacts, Plan
+
+OUT = Path(__file__).parents[2] / "results" / "performance" / "occupancy.parquet"
+EVERY_S = 0.05
+WANTED = {5.0: 0.93, 2.0: 0.80}  # share of slot-seconds that must be busy, by the trials' seconds
+
+
+class Sleeper(tune.Trainable):
+    """In place of ``SearchTrial``: sleeps and leaves a row like a search trial's. Travels by value."""
+
+    def setup(self, config: dict[str, Any], kit: float) -> None:
+        self.request, self.seconds = config["request"], kit
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.request = new_config["request"]
+        return True
+
+    def step(self) -> dict[str, Any]:
+        began = time.time()
+        time.sleep(self.seconds)
+        spec = self.request["spec"]
+        draw = random.Random(str(sorted(spec["hparams"].items())))
+        row = {
+            "trial_id": self.request["context"]["trial_id"],
+            "status": "ok",
+            "reason": None,
+            "phase": "search",
+            "unlearn_s": self.seconds,
+            "distance_validation": draw.random(),
+            "retrain_share": draw.random(),
+            "began": began,
+            "ended": time.time(),
+            "pid": os.getpid(),
+            "torch": "torch" in sys.modules,
+        }
+        return {"outcome": SimpleNamespace(row=row, handed_back="", memory=False), "done": True}
+
+
+class Watch(threading.Thread):
+    """Samples what waits in the driver, and its memory."""
+
+    def __init__(self, searcher: BoardSearcher, slots: int) -> None:
+        super().__init__(daemon=True)
+        self._searcher, self._slots, self._end = searcher, slots, threading.Event()
+        self.samples: list[tuple[float, int, float]] = []
+
+    def run(self) -> None:
+        while not self._end.wait(EVERY_S):
+            waiting = self._searcher.load(self._slots).waiting
+            self.samples.append((time.time(), waiting, resident_mb()))
+
+    def stop(self) -> np.ndarray[Any, Any]:
+        self._end.set()
+        self.join()
+        return np.array(self.samples)
+
+
+class Named(Board):
+    """A board whose requests carry their trial id, because the workers cannot compute it."""
+
+    def next(self) -> Any:
+        request = super().next()
+        if request is not None:
+            request.context["trial_id"] = request.spec.trial_id
+        return request
+
+
+def resident_mb() -> float:
+    """Memory of this process, in MB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def make_plan(searches: int, trials: int) -> Plan:
+    """As many searches (a class of one of several small models each) with equally many trials."""
+    models = [{"name": "mlp", "hidden": [width]} for width in range(8, 8 + -(-searches // 10))]
+    spec = {
+        "name": "occupancy",
+        "problems": [
+            {"dataset": "digits", "models": models, "scenarios": [{"class": {"classes": [c]}} for c in range(10)]}
+        ],
+        "methods": ["finetune"],
+        "search": {"trials": trials // searches, "round_size": 10},
+    }
+    experiment = make_experiment(spec)
+    facts = {cell.dataset.label: DataFacts("none", 10, (1, 8, 8)) for cell in experiment.cells}
+    return Plan(experiment, facts, "cpu")
+
+
+def measure(seconds: float, slots: int, searches: int, trials: int) -> dict[str, Any]:
+    """One run; the row of the table."""
+    rows: list[Any] = []
+    board = Named(make_plan(searches, trials), Ledger(), ask_optuna_search, lambda records: None)
+    searcher = BoardSearcher(board, rows.append, fail=None)  # type: ignore[arg-type]  # nothing may fail here
+    watch = Watch(searcher, slots)
+    started = time.time()
+    watch.start()
+    run_board(searcher, seconds, {"cpu": 1.0}, slots, trainable=Sleeper)  # type: ignore[arg-type]
+    ended = time.time()
+    samples = watch.stop()
+    began, finished = (np.sort([row[key] for row in rows]) for key in ("began", "ended"))
+    busy = np.searchsorted(began, samples[:, 0]) - np.searchsorted(finished, samples[:, 0])
+    at_once = int(busy.max())
+    full = samples[np.argmax(busy >= min(slots, at_once)), 0]  # every worker has been started by then
+    waiting = samples[:, 1] > 0
+    warm = waiting & (samples[:, 0] >= full)
+    return {
+        "trial_s": seconds,
+        "slots": slots,
+        "searches": len(board._searches),
+        "trials": len(rows),
+        "occupancy": float(busy[warm].mean() / slots),
+        "occupancy_with_start": float(busy[waiting].mean() / slots),
+        "most_at_once": at_once,
+        "start_s": float(full - started),
+        "wall_s": ended - started,
+        "ideal_s": len(rows) * seconds / slots,
+        "driver_mb_when_full": float(samples[samples[:, 0] >= full][0, 2]),
+        "driver_mb_at_end": float(samples[-1, 2]),
+        "workers_with_torch": sum(row["torch"] for row in rows),
+        "cores": os.cpu_count(),
+        "machine_load": os.getloadavg()[0],
+        "ray_version": ray.__version__,
+        "git_commit": git_commit(),
+        "measured_at": datetime.datetime.now(datetime.UTC),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--slots", type=int, default=32)
+    parser.add_argument("--trials", type=int, default=1000)
+    parser.add_argument("--searches", type=int, default=20)
+    parser.add_argument("--seconds", type=float, nargs="+", default=[5.0, 2.0])
+    parser.add_argument("--out", type=Path, default=OUT)
+    arguments = parser.parse_args()
+    session = Session.start(slots=arguments.slots)
+    found = pd.DataFrame([measure(s, arguments.slots, arguments.searches, arguments.trials) for s in arguments.seconds])
+    session.close()
+    shown = found.assign(wanted=found["trial_s"].map(WANTED))
+    print(shown[[c for c in shown if c not in ("git_commit", "measured_at", "ray_version")]].T.to_string(header=False))
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    if arguments.out.exists():
+        found = pd.concat([pd.read_parquet(arguments.out), found], ignore_index=True)
+    found.to_parquet(arguments.out, index=False)
+
+
+if __name__ == "__main__":
+    main()
