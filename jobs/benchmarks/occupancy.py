@@ -3,13 +3,17 @@
     python jobs/benchmarks/occupancy.py [--slots 32] [--trials 1000] [--searches 20] [--seconds 5 2]
 
 The workers import neither raybench nor torch, so that many of them fit on one machine; everything in the driver is
-what ``raybench run`` uses. Prints a table and appends its rows to results/performance/occupancy.parquet.
+what ``raybench run`` uses. A trial takes a CPU and a quarter of a GPU, of which there are pretended ones, one for four
+slots. Busy slot-seconds are counted from when every slot has run a trial (``occupancy``; ``occupancy_with_start`` has
+the start of the workers in it), over the moments at which the driver holds trials that wait. Prints a table and adds
+its rows to ``results/performance/occupancy.parquet``.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import math
 import os
 import random
 import sys
@@ -35,6 +39,7 @@ from raybench.plan import DataFacts, Plan
 
 OUT = Path(__file__).parents[2] / "results" / "performance" / "occupancy.parquet"
 EVERY_S = 0.05
+SHARE = {"cpu": 1.0, "gpu": 0.25}
 WANTED = {5.0: 0.93, 2.0: 0.80}  # share of slot-seconds that must be busy, by the trials' seconds
 
 
@@ -63,7 +68,7 @@ class Sleeper(tune.Trainable):
             "retrain_share": draw.random(),
             "began": began,
             "ended": time.time(),
-            "pid": os.getpid(),
+            "gpu": str(ray.get_gpu_ids()[0]),
             "torch": "torch" in sys.modules,
         }
         return {"outcome": SimpleNamespace(row=row, handed_back="", memory=False), "done": True}
@@ -98,6 +103,12 @@ class Named(Board):
         return request
 
 
+def most_at_once(rows: list[Any]) -> int:
+    """The largest number of these trials that ran at one moment."""
+    began, ended = ([row[key] for row in rows] for key in ("began", "ended"))
+    return max(sum(b <= moment < e for b, e in zip(began, ended, strict=True)) for moment in began)
+
+
 def resident_mb() -> float:
     """Memory of this process, in MB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -128,12 +139,13 @@ def measure(seconds: float, slots: int, searches: int, trials: int) -> dict[str,
     watch = Watch(searcher, slots)
     started = time.time()
     watch.start()
-    run_board(searcher, seconds, {"cpu": 1.0}, slots, trainable=Sleeper)  # type: ignore[arg-type]
+    run_board(searcher, seconds, SHARE, slots, trainable=Sleeper)  # type: ignore[arg-type]
     ended = time.time()
     samples = watch.stop()
     began, finished = (np.sort([row[key] for row in rows]) for key in ("began", "ended"))
     busy = np.searchsorted(began, samples[:, 0]) - np.searchsorted(finished, samples[:, 0])
     at_once = int(busy.max())
+    gpus = {gpu: [row for row in rows if row["gpu"] == gpu] for gpu in {row["gpu"] for row in rows}}
     full = samples[np.argmax(busy >= min(slots, at_once)), 0]  # every worker has been started by then
     waiting = samples[:, 1] > 0
     warm = waiting & (samples[:, 0] >= full)
@@ -145,6 +157,8 @@ def measure(seconds: float, slots: int, searches: int, trials: int) -> dict[str,
         "occupancy": float(busy[warm].mean() / slots),
         "occupancy_with_start": float(busy[waiting].mean() / slots),
         "most_at_once": at_once,
+        "gpus": len(gpus),
+        "most_on_a_gpu": max(most_at_once(mine) for mine in gpus.values()),
         "start_s": float(full - started),
         "wall_s": ended - started,
         "ideal_s": len(rows) * seconds / slots,
@@ -167,7 +181,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, nargs="+", default=[5.0, 2.0])
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
-    session = Session.start(slots=arguments.slots)
+    session = Session.start(slots=arguments.slots, gpus=math.ceil(arguments.slots * SHARE["gpu"]))
     found = pd.DataFrame([measure(s, arguments.slots, arguments.searches, arguments.trials) for s in arguments.seconds])
     session.close()
     shown = found.assign(wanted=found["trial_s"].map(WANTED))
