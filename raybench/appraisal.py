@@ -19,7 +19,7 @@ from raybench.outputs import MetricContext, Outputs, Shadow, Worlds
 from raybench.problem import Problem
 from raybench.references import ORIGINAL, RETRAINED
 from raybench.seeding import derive_seed
-from raybench.spec import SEARCH, SHADOW, TrialSpec
+from raybench.spec import CLEAN, SEARCH, SHADOW, TrialSpec
 from raybench.workshop import Workshop
 
 
@@ -67,7 +67,11 @@ class _Pool:
         """What metrics may need to know of the original model; nothing of the test set unless ``final``."""
         index = self._spec.original_index
         original = self._shop.references.pool_outputs(self._problem, ORIGINAL, index, self._spec.training)
-        return extras_of(original, self._problem.replaced, final)
+        extras = extras_of(original, self._problem.replaced, final)
+        if final and self._problem.replaced and "damage_recovery" in self._shop.settings.metrics:
+            clean = self._shop.references.pool_outputs(self._problem, CLEAN, 0)
+            extras["clean_test_accuracy"] = float(clean["test"].correct.double().mean())
+        return extras
 
     def oracles(self) -> list[Outputs]:
         """The retrained models beside the reference, without the one that the row is about."""

@@ -69,7 +69,10 @@ class Request:
 
     ``forget``: bool mask [N]. ``labels`` / ``images``: the training labels [N] or images [N, C, H, W] where
     the scenario corrupts them, else None. ``forget_classes``: non-empty only when whole classes go. ``repeats``: how
-    often each sample to forget stands in the training set of the original model, and in D_f.
+    often each sample to forget stands in the training set of the original model, and in D_f. ``given``: the parts of
+    D_f (bool masks [N]) that a method is told of, one request after the other; empty: all of it at once. ``trigger``:
+    what puts a backdoor's pattern on uint8 images [n, C, H, W], and ``target`` the class it asks for; None without a
+    backdoor.
     """
 
     forget: np.ndarray
@@ -77,6 +80,9 @@ class Request:
     images: np.ndarray | None = None
     forget_classes: tuple[int, ...] = ()
     repeats: int = 1
+    given: tuple[np.ndarray, ...] = ()
+    trigger: Callable[[np.ndarray], np.ndarray] | None = None
+    target: int = 0
 
 
 @dataclass(frozen=True)

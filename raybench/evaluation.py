@@ -16,7 +16,7 @@ from raybench.registry import HALF_WORLDS, MATCH_RETRAINED, METRICS, WHOLE_WORLD
 
 BATCH_SIZE = 1024  # part of the protocol: another size may change the last bit of a logit
 SEARCH_SPLITS = ("retain", "forget", "validation", "validation_forgotten")
-FINAL_SPLITS = (*SEARCH_SPLITS, "test", "test_forgotten")
+FINAL_SPLITS = (*SEARCH_SPLITS, "test", "test_forgotten", "test_triggered")
 
 
 def splits_for(final: bool) -> tuple[str, ...]:

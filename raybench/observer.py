@@ -29,10 +29,16 @@ class Observer:
         self._elapsed = elapsed
         self._splits = {name: _sample(splits[name]) for name in CURVE_SPLITS if name in splits and len(splits[name])}
         self.points: list[dict[str, Any]] = []
+        self._steps = self._before = 0  # of this request, and of all requests before it
+
+    def next_request(self) -> None:
+        """Steps count on from here: a method counts those of each request from 1."""
+        self._before, self._steps = self._before + self._steps, 0
 
     def __call__(self, model: nn.Module, step: int, scalars: Mapping[str, float]) -> None:
         """A checkpoint: accuracy per split as ``<split>_accuracy``, scalars as ``reported_<name>``."""
-        seconds = self._elapsed()
+        seconds, self._steps = self._elapsed(), max(self._steps, step)
+        step += self._before
         outputs = outputs_of(model, self._splits, self._splits)
         values = {f"{name}_accuracy": float(outputs[name].correct.double().mean()) for name in outputs}
         values |= {f"reported_{name}": float(value) for name, value in scalars.items()}

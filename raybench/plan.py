@@ -21,6 +21,7 @@ from raybench.seeding import canonical, to_json
 from raybench.selection import distance_floor, settings_of, tuning_cost
 from raybench.space import resolve, search_space
 from raybench.spec import (
+    CLEAN,
     FILE,
     FINAL,
     ORACLE,
@@ -95,6 +96,9 @@ class Plan:
                     requests.append(_reference_request(at, "original", 0, training))
                 for index in range(self.experiment.gold_seeds):
                     requests.append(_reference_request(at, "retrain", index, Training()))
+                if SCENARIOS[problem.scenario.name].corrupts(_params(problem)):
+                    spec = _reference_request(at, "retrain", 0, Training()).spec
+                    requests.append(Request(dataclasses.replace(spec, variant=CLEAN)))
         return requests
 
     def oracles(self, ledger: Ledger) -> list[Request]:
@@ -254,6 +258,8 @@ class Plan:
             return (
                 f"{entry.label} forgets {' or '.join(sorted(entry.scope))} requests, this scenario is a {kind} request"
             )
+        if (entry.predictor or entry.training) and SCENARIOS[cell.scenario.name].in_turn(_params(cell)):
+            return f"{entry.label} works on the original of its own training, later requests start from another model"
         if entry.skip is None:
             return None
         data = self.data[cell.dataset.label]
@@ -291,6 +297,11 @@ def line_variant(candidate: Candidate, rule: str, plan: SearchPlan) -> str:
     """The variant of a final: the candidate's, and the selection rule where a spec lists several."""
     parts = [candidate.variant, rule if len(plan.select) > 1 else ""]
     return ", ".join(part for part in parts if part)
+
+
+def _params(problem: ProblemSpec) -> Any:
+    entry = SCENARIOS[problem.scenario.name]
+    return resolve(entry.params, problem.scenario.options, f"scenario {problem.scenario.name}")
 
 
 def _reference(candidate: Candidate) -> bool:

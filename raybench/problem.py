@@ -32,9 +32,14 @@ from raybench.weights import load_weights, without_weights
 
 @dataclass(frozen=True)
 class Problem:
-    """Splits by name: ``train`` (all that the original sees), ``retain forget validation test`` and in class
-    scenarios ``validation_forgotten test_forgotten``. Digests identify what was trained on. ``replaced``: what the
-    request changed of D_f itself, ``labels`` or ``images``."""
+    """Splits by name: ``train`` (all that the original sees), ``retain forget validation test``, in class scenarios
+    ``validation_forgotten test_forgotten``, with a backdoor ``test_triggered`` (test images of other classes with its
+    pattern, labelled with its target).
+
+    ``requests``: the forget and retain set that a method is given, one pair after the other. ``clean``: the training
+    split as it was before the scenario changed it. Digests identify what was trained on. ``replaced``: what the request
+    changed of D_f itself, ``labels`` or ``images``.
+    """
 
     spec: ProblemSpec
     splits: Mapping[str, Split]
@@ -43,6 +48,9 @@ class Problem:
     train_digest: str
     retain_digest: str
     replaced: tuple[str, ...] = ()
+    requests: tuple[tuple[Split, Split], ...] = ()
+    clean: Split | None = None
+    clean_digest: str = ""
 
     def build(self) -> nn.Module:
         """A new network (weights from torch's global state: see ``seeding.seeded_globals``)."""
@@ -179,8 +187,35 @@ def make_problem(spec: ProblemSpec, raw: RawData, device: torch.device) -> Probl
     )
     train_digest = _digest(spec, seen, request.labels, request.images)
     retain_digest = _digest(spec, train[~request.forget], *_kept(request))
+    requests = [(parts["forget"], parts["retain"])]
+    if request.given:
+        requests, shown = [], np.zeros(len(train), dtype=bool)
+        for mask in request.given:
+            shown = shown | mask
+            requests.append((rows("train", train[mask]), rows("train", train[~shown])))
+    clean = Split(
+        _resident(raw.x_train, device, spec.checksum, "train"),
+        torch.from_numpy(raw.y_train.astype(np.int64)).to(device),
+        parts["train"].index,
+        pixels,
+        raw.augment,
+    )
+    if request.trigger is not None:
+        parts["test_triggered"] = _triggered(request, raw, parts["test"])
     replaced = tuple(part for part in ("labels", "images") if getattr(request, part) is not None)
-    return Problem(spec, parts, facts, pixels, train_digest, retain_digest, replaced)
+    clean_digest = _digest(spec, train, None, None)
+    return Problem(
+        spec, parts, facts, pixels, train_digest, retain_digest, replaced, tuple(requests), clean, clean_digest
+    )
+
+
+def _triggered(request: Request, raw: RawData, test: Split) -> Split:
+    """Test images that are not of the backdoor's target, with its pattern and labelled with the target."""
+    assert request.trigger is not None
+    device, others = test.labels.device, raw.y_test != request.target
+    images = torch.from_numpy(request.trigger(np.asarray(raw.x_test[others]))).to(device)
+    labels = torch.full((len(images),), request.target, dtype=torch.int64, device=device)
+    return Split(images, labels, torch.arange(len(images), device=device), test.pixels, test.augment)
 
 
 def _kept(request: Request) -> tuple[np.ndarray | None, np.ndarray | None]:

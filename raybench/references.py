@@ -24,7 +24,7 @@ from raybench.problem import Problem
 from raybench.registry import TRAININGS
 from raybench.seeding import content_hash, derive_seed, seeded_globals, torch_generator
 from raybench.space import resolve
-from raybench.spec import PROTOCOL, SHADOW, STANDARD, Training
+from raybench.spec import CLEAN, PROTOCOL, SHADOW, STANDARD, Training
 from raybench.training import TrainingJob, make_recipe, train_standard
 
 KIND = "references"
@@ -87,13 +87,19 @@ def _retrained(problem: Problem, index: int, training: Training) -> _Order:
     return _Order(problem, Training(), problem.splits["retain"], problem.retain_digest, seed)
 
 
+def _clean(problem: Problem, index: int, training: Training) -> _Order:
+    assert problem.clean is not None
+    seed = derive_seed("clean", problem.spec.train_seed, index)
+    return _Order(problem, Training(), problem.clean, problem.clean_digest, seed)
+
+
 def _shadow(problem: Problem, index: int, training: Training) -> _Order:
     data = problem.splits["train"].subset(problem.half(index).nonzero().squeeze(1))
     digest = content_hash([problem.train_digest, "half", index])
     return _Order(problem, Training(), data, digest, derive_seed("shadow", problem.spec.train_seed, index))
 
 
-_ORDERS = {ORIGINAL: _original, RETRAINED: _retrained, SHADOW: _shadow}
+_ORDERS = {ORIGINAL: _original, RETRAINED: _retrained, CLEAN: _clean, SHADOW: _shadow}
 
 
 class References:
@@ -123,6 +129,10 @@ class References:
         """Retrained model ``index`` (0 is the reference): the standard recipe on the retain set, new weights."""
         return self._get(_retrained(problem, index, Training()))
 
+    def clean(self, problem: Problem, index: int) -> Reference:
+        """Clean model: the standard recipe on all of the training split, as it was before the scenario changed it."""
+        return self._get(_clean(problem, index, Training()))
+
     def shadow(self, problem: Problem, index: int) -> Reference:
         """Shadow model ``index``: the standard recipe on a random half of the training split (``Problem.half``)."""
         return self._get(_shadow(problem, index, Training()))
@@ -132,7 +142,7 @@ class References:
         return self._outputs_at(problem, reference.key, lambda: reference)
 
     def pool_outputs(self, problem: Problem, kind: str, index: int, training: Training | None = None) -> Outputs:
-        """Outputs of model ``index`` of a kind (ORIGINAL, RETRAINED, SHADOW); where they are stored no model is
+        """Outputs of model ``index`` of a kind (ORIGINAL, RETRAINED, CLEAN, SHADOW); where they are stored no model is
         loaded, where they are not it may have to be trained."""
         order = _ORDERS[kind](problem, index, training or Training())
         return self._outputs_at(problem, order.key, lambda: self._get(order))

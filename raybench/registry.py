@@ -126,6 +126,10 @@ class ScenarioEntry(Entry):
 
     params: type = NoParameters
     kind: str = SAMPLE
+    # (params) -> whether it changes labels or images, so that a clean model stands beside the retrained one; and
+    # whether it asks several times, so that a method starts from what it left.
+    corrupts: Callable[[Any], bool] = field(default=lambda params: False)
+    in_turn: Callable[[Any], bool] = field(default=lambda params: False)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ REFERENCE = "reference"
 ORACLE = "oracle"  # models that only serve per-example attacks
 STANDARD = "standard"
 FILE = "file"  # the option of a scenario that is a file, identified by its content
+CLEAN = "clean"  # variant of the retrained models that see all samples as they were before the scenario changed them
 SHADOW = "shadow"  # variant of the retrained models whose retain set is a random half of the training split
 PLAIN = ("classes", "fraction")  # options that need no name when they stand alone: class(0), random(0.1)
 

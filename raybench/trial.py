@@ -5,7 +5,6 @@ Clock, memory, status, evaluation and provenance of every trial are here, on eve
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import io
 import math
@@ -25,6 +24,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from raybench.appraisal import metric_context
+from raybench.assignment import Assignment
 from raybench.content_store import state_of
 from raybench.errors import StorageError
 from raybench.evaluation import measure, outputs_of, pack, splits_for
@@ -33,20 +33,18 @@ from raybench.gates import Evidence, judge_gates
 from raybench.logs import log_event
 from raybench.model_file import header_of
 from raybench.observer import Observer
-from raybench.once import SharedOnce
 from raybench.outputs import Outputs
 from raybench.passes import Clock, PassCounter, TimeLimit, warm_up
 from raybench.probing import Prober
 from raybench.problem import Problem
 from raybench.references import Reference, first_images
 from raybench.registry import METHODS, MethodEntry
-from raybench.seeding import seeded_globals, to_json, torch_generator
+from raybench.seeding import seeded_globals, to_json
 from raybench.space import resolve
-from raybench.spec import FINAL, ORACLE, REFERENCE, SEARCH, SHADOW, TrialSpec
-from raybench.stopping import MAX_STEPS, TARGET, stopping_rule
-from raybench.task import Stop, UnlearningTask
-from raybench.training import make_recipe
-from raybench.version import PACKAGE, __version__
+from raybench.spec import CLEAN, FINAL, ORACLE, REFERENCE, SEARCH, SHADOW, TrialSpec
+from raybench.stopping import MAX_STEPS, TARGET
+from raybench.task import Stop
+from raybench.version import __version__
 from raybench.workshop import Workshop, WrongDevice
 
 MIN_TIME_LIMIT_S = 600.0
@@ -161,12 +159,14 @@ def _identity(spec: TrialSpec, context: Mapping[str, Any], shop: Workshop) -> di
 
 
 def _reference(run: _Run) -> None:
-    """Rows of ``original`` (cost of doing nothing: zero), of retrained and of shadow model ``unlearn_seed``."""
+    """Rows of ``original`` (cost of doing nothing: zero), of retrained, clean or shadow model
+    ``unlearn_seed``."""
     if run.spec.method == "original":
         reference = run.original
         cost = {"wall_s": 0.0, "cpu_s": 0.0, "forward": 0.0, "backward": 0.0}
     else:
-        make = run.shop.references.shadow if run.spec.variant == SHADOW else run.shop.references.retrained
+        references = run.shop.references
+        make = {SHADOW: references.shadow, CLEAN: references.clean}.get(run.spec.variant, references.retrained)
         reference = make(run.problem, run.spec.unlearn_seed)
         cost = {**reference.record, "wall_s": reference.record["train_s"]}
     run.row["cached"] = not run.shop.references.just_made(reference.key)
@@ -189,7 +189,8 @@ def _method(run: _Run) -> None:
     passes = PassCounter(retrained.model, problem.facts.input_shape)  # an own training may make another network
     curves = shop.settings.curves and spec.phase == FINAL
     observer = Observer(spec.trial_id, problem.splits, clock.elapsed) if curves else None
-    task = _task(run, entry, clock, passes, observer)
+    assignment = Assignment(spec, shop, problem, entry, original, retrained, clock, passes, observer)
+    task = assignment.task(0, None)
     warm_up(retrained.model, first_images(problem))
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -199,11 +200,16 @@ def _method(run: _Run) -> None:
     clock.start()
     try:
         with seeded_globals(spec.unlearn_seed + 1):  # dropout and initialisers can draw from the global state only
-            result = entry.fn(task, hparams)
+            for number in range(len(problem.requests)):
+                if number:
+                    with clock.paused():
+                        task = assignment.task(number, result)
+                try:
+                    result = entry.fn(task, hparams)
+                except Stop as stop:
+                    result = stop.model
+                    run.row["stop_reason"] = TARGET
         clock.stop()
-    except Stop as stop:
-        result = stop.model
-        run.row["stop_reason"] = TARGET
     except TimeLimit as limit_passed:
         run.row |= {"status": "timeout", "reason": str(limit_passed)}
     finally:
@@ -225,54 +231,6 @@ def _method(run: _Run) -> None:
             _look(run, entry, result)
     if device.type == "cuda":
         torch.cuda.empty_cache()
-
-
-def _task(
-    run: _Run, entry: MethodEntry, clock: Clock, passes: PassCounter, observer: Observer | None
-) -> UnlearningTask:
-    spec, problem, shop = run.spec, run.problem, run.shop
-    stop = None
-    if spec.stop is not None:
-        retrained = shop.references.outputs
-        forget = problem.splits["forget"]
-        stop = stopping_rule(spec.stop, forget, lambda: retrained(problem, run.retrained)["forget"])
-    device = problem.splits["train"].images.device
-    generator = torch_generator("unlearn", spec.method, spec.unlearn_seed, spec.problem.train_seed, device=device)
-    once = SharedOnce(
-        store=shop.store if shop.settings.use_once else None,
-        memory=shop.memory,
-        identity={
-            "problem": spec.problem.id,
-            "original": run.original.key,
-            "method": spec.method,
-            "version": spec.method_version,
-            "device_type": spec.problem.device_type,
-        },
-        timing="search" if spec.phase == SEARCH else "final",
-        unlearn_seed=spec.unlearn_seed,
-        generator=generator,
-        clock=clock,
-        passes=passes,
-        lease=shop.lease,
-    )
-    return UnlearningTask(
-        original=run.original.model,
-        build=problem.build,
-        splits={name: problem.splits[name] for name in ("forget", "retain", "validation")},
-        needs=entry.needs,
-        facts=dataclasses.replace(problem.facts, original_kind=spec.training.kind),
-        pixels=problem.pixels,
-        recipe=make_recipe(spec.problem.recipe),
-        generator=generator,
-        clock=clock,
-        passes=passes,
-        once=once,
-        positions={n: problem.splits[n].positions_in(problem.splits["train"]) for n in ("forget", "retain")},
-        artefacts=run.original.artefacts,
-        on_checkpoint=observer,
-        stop=stop,
-        resources=PACKAGE / "resources" / spec.method,
-    )
 
 
 def _look(run: _Run, entry: MethodEntry, result: Callable[[Tensor], Tensor]) -> None:

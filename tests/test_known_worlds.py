@@ -57,6 +57,7 @@ def test_two_retrained_models_are_a_tie_on_every_metric_and_the_original_is_not(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.skipif(not DATA, reason="RAYBENCH_DATA names no folder with CIFAR-10 and MNIST")
 @pytest.mark.parametrize(
     ("dataset", "scenario", "recipe"),

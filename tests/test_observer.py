@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from raybench.data import Pixels, Split
 from raybench.leaderboard.store import ResultStore
@@ -101,3 +102,19 @@ def test_what_a_method_states_is_kept(make_spec: Any, tmp_path: Path, monkeypatc
     bright = (picture == 255).all(axis=2)
     assert bright.sum() == 16
     assert bright[6:10, 1:5].all(), "the fourth image stands first in the second line"
+
+
+def test_steps_count_on_over_requests() -> None:
+    split = Split(
+        torch.zeros(4, 1, 2, 2, dtype=torch.uint8),
+        torch.zeros(4, dtype=torch.int64),
+        torch.arange(4),
+        Pixels(torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)),
+    )
+    observer = Observer("t", {"retain": split}, lambda: 0.0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    for steps in ((1, 2), (1, 3), (1,)):
+        for step in steps:
+            observer(model, step, {})
+        observer.next_request()
+    assert [point["step"] for point in observer.points] == [1, 2, 3, 5, 6]

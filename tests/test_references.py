@@ -301,7 +301,7 @@ def test_outputs_are_those_of_the_model_and_are_kept(store: ContentStore, monkey
     gold = refs.retrained(problem, 0)
     found = refs.outputs(problem, gold)
     expected = outputs_of(gold.model, problem.splits, FINAL_SPLITS)
-    assert set(found) == set(expected) == set(FINAL_SPLITS)
+    assert set(found) == set(expected) == set(FINAL_SPLITS) - {"test_triggered"}
     for name in found:
         assert torch.equal(found[name].logits, expected[name].logits)
         assert torch.equal(found[name].labels, expected[name].labels)

@@ -20,6 +20,7 @@ from raybench.registry import HIGHER, LOWER, MATCH_RETRAINED, METRICS, WHOLE_WOR
 from raybench.testing import make_probe
 
 SIZES = {"retain": 400, "forget": 150, "validation": 160, "test": 300}
+TRIGGERED = {"test_triggered": 130}
 FORGOTTEN = {"validation_forgotten": 120, "test_forgotten": 140}
 CLASSES = 5
 BEST = {HIGHER: 1.0, LOWER: 0.0, MATCH_RETRAINED: 1.0}  # of a pair metric on two equal models
@@ -46,7 +47,7 @@ def cases(name: str) -> Iterator[Case]:
 def toy_outputs(seed: int, forget_class: bool = False) -> Outputs:
     """Outputs of an untrained-looking model of 5 classes; the labels do not depend on ``seed``."""
     draw, splits = torch.Generator().manual_seed(seed), {}
-    for place, (name, size) in enumerate({**SIZES, **(FORGOTTEN if forget_class else {})}.items()):
+    for place, (name, size) in enumerate({**SIZES, **(FORGOTTEN if forget_class else {}), **TRIGGERED}.items()):
         labels = torch.randint(CLASSES - 1, (size,), generator=torch.Generator().manual_seed(place))
         if forget_class and ("forget" in name):
             labels = torch.full((size,), CLASSES - 1)
@@ -60,6 +61,7 @@ def toy_context(forget_class: bool = False, **changes: Any) -> MetricContext:
     """The context that belongs to ``toy_outputs``, with three oracles."""
     oracles = [toy_outputs(seed, forget_class) for seed in (101, 102, 103)]
     extras = {f"original_{split}_accuracy": 0.5 for split in ("retain", "validation", "test")}
+    extras["clean_test_accuracy"] = 0.9
     given: dict[str, Any] = {"extras": extras, "oracles": lambda: oracles, **changes}
     return MetricContext(num_classes=CLASSES, forget_classes=(CLASSES - 1,) if forget_class else (), **given)
 

@@ -21,6 +21,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "random": {"fraction": 0.2},
     "label_noise": {"fraction": 0.2},
     "overfit": {"fraction": 0.2},
+    "repeated": {"fraction": 0.05},
+    "memorization": {"fraction": 0.1},
 }
 CLASSES = 3
 LABELS = np.arange(60) % CLASSES
@@ -74,4 +76,10 @@ def request_is_sound(name: str) -> None:
         if changed is not None:
             hold(bool((changed == repeated).all()), f"two draws of one seed give other {part}")
             hold(bool((changed[~first.forget] == given[~first.forget]).all()), f"changes {part} outside the forget set")
+    changes = first.labels is not None or first.images is not None
+    hold(entry.corrupts(params) == changes, f"corrupts says {entry.corrupts(params)}, the request says {changes}")
+    hold(entry.in_turn(params) == (len(first.given) > 1), f"in_turn is wrong for {len(first.given)} parts in given")
+    for part in first.given:
+        sound = part.dtype == bool and part.shape == labels.shape and part.any() and not (part & ~first.forget).any()
+        hold(bool(sound), "each of given must be a bool mask of some of the samples in forget")
     hold(digest(list(np.random.get_state(legacy=True))[1:]) == state, "moves NumPy's global random state")

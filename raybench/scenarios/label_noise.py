@@ -23,7 +23,9 @@ class LabelNoiseParams:
             raise ValueError(f"fraction must be above 0 and below 1, got {self.fraction!r}; change it")
 
 
-@SCENARIOS.register("label_noise", params=LabelNoiseParams, kind=SAMPLE, label="Label noise")
+@SCENARIOS.register(
+    "label_noise", params=LabelNoiseParams, kind=SAMPLE, label="Label noise", corrupts=lambda params: True
+)
 def label_noise(
     images: np.ndarray, labels: np.ndarray, num_classes: int, params: LabelNoiseParams, rng: np.random.Generator
 ) -> Request:
