@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from raybench.leaderboard.store import ResultStore
+from raybench.rules import OBJECTIVES
 from raybench.spec import TrialSpec
+
+# Columns that the plan looks at.
+NEEDED = (
+    "trial_id", "attempt", "status", "reason", "phase", "dataset", "model", "scenario", "method", "variant",
+    "train_seed", "unlearn_seed", "unlearn_s", "retrain_s", "retrain_share", "wall_s", "missing",
+    *(metric for metric, _ in OBJECTIVES.values()),
+)  # fmt: skip
 
 Row = Mapping[str, Any]
 MEASURE = "measure"  # of a request's context: metrics to measure of a row that exists, instead of running the trial
@@ -60,3 +70,17 @@ class Ledger:
     def _numbered(self, request: Request) -> Request:
         attempt = self.attempts.get(request.spec.trial_id)
         return request if attempt is None else Request(request.spec, {**request.context, "attempt": attempt})
+
+
+def read_ledger(store: ResultStore) -> Ledger:
+    """The ledger of a results folder."""
+    ledger = Ledger()
+    trials = store.trials()
+    columns = [name for name in NEEDED if name in trials.columns]
+    for record in trials[columns].to_dict("records"):
+        row = {str(k): None if v is None or v != v else v for k, v in record.items()}
+        ledger.rows[str(row["trial_id"])] = row
+    for record in store.searches().to_dict("records"):
+        key = (record["search_id"], int(record["round"]), int(record["index"]), int(record["train_seed"]))
+        ledger.table[key] = (record["trial_id"], json.loads(record["hparams"]))  # YAML would read 1e-05 as text
+    return ledger

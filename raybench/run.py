@@ -19,7 +19,7 @@ from raybench.leaderboard.lock import DriverLock
 from raybench.leaderboard.query import write_leaderboard
 from raybench.leaderboard.schema import MetricInfo
 from raybench.leaderboard.store import ResultStore
-from raybench.ledger import Ledger, Row
+from raybench.ledger import Ledger, Row, read_ledger
 from raybench.logs import FOLDER as LOGS
 from raybench.measuring import pool_of
 from raybench.places import data_root, git_commit, results_folder, store_folder
@@ -28,19 +28,11 @@ from raybench.problem import check_problem, load_data
 from raybench.progress import Reporter, bad_line
 from raybench.references import KIND as REFERENCES
 from raybench.registry import METRICS
-from raybench.rules import OBJECTIVES
 from raybench.selection import settings_of
 from raybench.serial import IDLE, Executor, SerialExecutor
 from raybench.spec import PROTOCOL, SEARCH
 from raybench.spec_file import apply_settings, read_spec
 from raybench.workshop import Settings
-
-NEEDED = (
-    "trial_id", "attempt", "status", "reason", "phase", "dataset", "model", "scenario", "method", "variant",
-    "train_seed", "unlearn_seed", "unlearn_s", "retrain_s", "retrain_share", "wall_s", "missing",
-    *(metric for metric, _ in OBJECTIVES.values()),
-)  # fmt: skip
-
 
 Redo = Callable[[ResultStore], Mapping[str, int]]
 
@@ -326,20 +318,6 @@ def _judge(outcome: Outcome, plan: Plan, ledger: Ledger, fixed: set[str]) -> Non
         bad_final = trial_id in fixed and status not in ("ok", "skipped")
         if status == "failed" or bad_final:
             outcome.bad.append(bad_line(row))
-
-
-def read_ledger(store: ResultStore) -> Ledger:
-    """The ledger of a results folder."""
-    ledger = Ledger()
-    trials = store.trials()
-    columns = [name for name in NEEDED if name in trials.columns]
-    for record in trials[columns].to_dict("records"):
-        row = {str(k): None if v is None or v != v else v for k, v in record.items()}
-        ledger.rows[str(row["trial_id"])] = row
-    for record in store.searches().to_dict("records"):
-        key = (record["search_id"], int(record["round"]), int(record["index"]), int(record["train_seed"]))
-        ledger.table[key] = (record["trial_id"], json.loads(record["hparams"]))  # YAML would read 1e-05 as text
-    return ledger
 
 
 def _check_rows(store: ResultStore, results: str) -> None:

@@ -27,7 +27,8 @@ from raybench.leaderboard.lock import DriverLock
 from raybench.leaderboard.query import load_leaderboard, load_trials
 from raybench.leaderboard.schema import comparable
 from raybench.leaderboard.store import ResultStore
-from raybench.run import Options, read_ledger, resolve_device, run
+from raybench.ledger import read_ledger
+from raybench.run import Options, resolve_device, run
 
 
 class Killed(BaseException):

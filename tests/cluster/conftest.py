@@ -14,7 +14,8 @@ from raybench.cluster.scheduler import RayExecutor
 from raybench.cluster.session import Session
 from raybench.leaderboard.schema import comparable
 from raybench.leaderboard.store import ResultStore
-from raybench.run import Options, already, prepare, read_ledger
+from raybench.ledger import read_ledger
+from raybench.run import Options, already, prepare
 from raybench.serial import SerialExecutor
 
 
