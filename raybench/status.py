@@ -16,8 +16,8 @@ from raybench.facts import kept_plan
 from raybench.folder import open_folder
 from raybench.leaderboard.lock import lives, name_of, read_holder
 from raybench.leaderboard.store import ResultStore
+from raybench.ledger import read_ledger
 from raybench.progress import bad_line
-from raybench.run import read_ledger
 from raybench.stages import count, trials_of
 
 LATELY_S = 300.0  # the pace is that of the last five minutes, or since the driver started
