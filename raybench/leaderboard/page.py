@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -177,15 +178,25 @@ def write_page(sources: Sources, cards: Sequence[Card], out: Path) -> int:
 def write_figures(sources: Sources, cards: Sequence[Card], folder: Path) -> list[Path]:
     """Every figure of the page as SVG and PDF, for papers."""
     place, written = open_folder(folder), []
-    counts: dict[str, int] = {}
+    used: set[str] = set()
     with mpl.rc_context(PAGE_STYLE):
         for drawing in drawings(sources, cards, {}):
-            counts[drawing.kind] = counts.get(drawing.kind, 0) + 1
-            stem = f"{drawing.kind}_{counts[drawing.kind]:03d}"
+            stem = _stem(drawing, used)
             place.put(f"{stem}.svg", to_svg(drawing.figure, drawing.label).encode())
             place.put(f"{stem}.pdf", _pdf(drawing))
             written += [folder / f"{stem}.svg", folder / f"{stem}.pdf"]
     return written
+
+
+def _stem(drawing: Drawing, used: set[str]) -> str:
+    """What the figure shows and of which problem, as a file name that no other figure has."""
+    title = "" if drawing.title.replace(" ", "_").startswith(drawing.kind) else drawing.title
+    words = " ".join((drawing.kind, title, *(drawing.problem or ())))
+    stem = re.sub(r"[^A-Za-z0-9.]+", "_", words).strip("_.")[:120]
+    while stem in used:
+        stem += "_"
+    used.add(stem)
+    return stem
 
 
 def _pdf(drawing: Drawing) -> bytes:

@@ -115,11 +115,15 @@ def _response(response: Response) -> Drawing:
         axis.set_visible(False)
     count = len(response.settings)
     label = (
-        f"Validation distance of {response.method} on {' / '.join(response.problem)} against {', '.join(names)}, "
-        f"{count} settings"
+        f"{response.objective.replace('_', ' ')} of {response.method} on {' / '.join(response.problem)} against "
+        f"{', '.join(names)}, {count} settings"
     )
     note = "dashed: the selected value" + ("; bins of settings: median, 10 to 90 %" if count > MOST_POINTS else "")
     return Drawing("response", response.problem, f"{response.method}: {' x '.join(names)}", label, figure, note)
+
+
+def _called(response: Response) -> str:
+    return f"{response.objective.replace('_', ' ')} (%)"
 
 
 def _one(axis: Axes, response: Response, name: str) -> None:
@@ -137,7 +141,7 @@ def _one(axis: Axes, response: Response, name: str) -> None:
         axis.axvline(value, color=GO, lw=0.9, ls="--")
     if logarithmic(settings[name]):
         logarithmic_axis(axis.xaxis)
-    axis.set(xlabel=name, ylabel="validation distance (%)")
+    axis.set(xlabel=name, ylabel=_called(response))
 
 
 def _two(figure: Figure, axis: Axes, response: Response, x: str, y: str) -> None:
@@ -151,7 +155,7 @@ def _two(figure: Figure, axis: Axes, response: Response, x: str, y: str) -> None
         if logarithmic(settings[name]):
             logarithmic_axis(side)
     axis.set(xlabel=x, ylabel=y)
-    figure.colorbar(image, ax=axis, label="validation distance (%)")
+    figure.colorbar(image, ax=axis, label=_called(response))
 
 
 def roc_figures(frames: Frames, folder: Folder, files: Mapping[str, str], colours: Palette) -> Iterator[Drawing]:

@@ -12,8 +12,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from raybench.leaderboard.query import PROBLEM
+from raybench.rules import OBJECTIVES
 
-OBJECTIVE = "distance_validation"
+MEASURED = {selected_on: metric for metric, selected_on in OBJECTIVES.values()}  # which column a search minimised
 MOST_POINTS = 60  # more settings are drawn as bins
 BINS = 24
 LEAST_VALUES = 3  # of a hyperparameter, for a response to be seen
@@ -27,6 +28,7 @@ class Response:
 
     problem: tuple[str, ...]
     method: str
+    objective: str  # the metric that the search minimised
     names: tuple[str, ...]
     settings: pd.DataFrame
     selected: Mapping[str, tuple[float, ...]]
@@ -34,23 +36,23 @@ class Response:
 
 def responses(trials: pd.DataFrame, scientific: Mapping[str, Sequence[str]]) -> Iterator[Response]:
     """The responses that search rows allow. ``scientific``: method -> the hyperparameters that its idea turns on."""
-    if OBJECTIVE not in trials:
-        return
-    rows = trials[(trials["phase"] == "search") & (trials["status"] == "ok") & trials[OBJECTIVE].notna()]
+    rows = trials[(trials["phase"] == "search") & (trials["status"] == "ok")]
     finals = trials[(trials["phase"] == "final") & (trials["status"] == "ok")]
     chosen = {key: group["hparams"].unique() for key, group in finals.groupby([*PROBLEM, "method"])}
     for key, group in rows.groupby([*PROBLEM, "method"], sort=True):
         wanted = scientific.get(str(key[-1]), KNOWN)
-        means = group.groupby("hparams")[OBJECTIVE].mean()
+        objective = MEASURED.get(str(group["selected_on"].iloc[-1]), "distance_validation")
+        if objective not in group or not group[objective].notna().any():
+            continue
+        means = group.dropna(subset=[objective]).groupby("hparams")[objective].mean()
         table = _values([json.loads(text) for text in means.index], wanted)
         names = tuple(name for name in table.columns if table[name].nunique() >= LEAST_VALUES)
         if not names:
             continue
         picked = _values([json.loads(text) for text in chosen.get(key, ())], names)
         selected = {n: tuple(sorted(set(picked[n].dropna()))) if n in picked else () for n in names}
-        yield Response(
-            tuple(map(str, key[:-1])), str(key[-1]), names, table[list(names)].assign(y=means.to_numpy()), selected
-        )
+        settings = table[list(names)].assign(y=means.to_numpy())
+        yield Response(tuple(map(str, key[:-1])), str(key[-1]), objective, names, settings, selected)
 
 
 def _values(settings: Sequence[Mapping[str, Any]], names: Sequence[str]) -> pd.DataFrame:

@@ -37,6 +37,7 @@ def write_rows(folder: Path, problems: int, methods: int, search: int, seeds: in
     plain = {
         "attempt": 0, "experiment": "many", "protocol": "1", "dataset": "made_up", "model": "mlp", "method_version": 1,
         "variant": "", "unlearn_seed": 0, "spec": "{}", "status": "ok", "device_type": "cpu", "reported": None,
+        "selected_on": "retrained",
     }  # fmt: skip
     rows |= {name: [value] * n for name, value in plain.items()}
     rows["scenario"] = [f"class({p})" for p, _, _, _ in cells]

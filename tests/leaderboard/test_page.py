@@ -219,6 +219,25 @@ def test_responses_average_seeds_and_keep_numbers_alone(few: Path) -> None:
     assert sorted(both.settings["y"]) == pytest.approx(sorted((first.settings["y"] + 1) / 2))
 
 
+def test_responses_are_of_the_metric_that_the_search_minimised(few: Path) -> None:
+    trials = load_trials(few).assign(selected_on="validation")
+    assert list(responses(trials, {})) == []  # not measured
+    found = list(responses(trials.assign(retrained_free=0.5), {}))
+    assert {r.objective for r in found} == {"retrained_free"}
+    assert set(found[0].settings["y"]) == {0.5}
+
+
+def test_without_a_distance_the_page_says_so(quickstart: Sources) -> None:
+    board = quickstart.frames.leaderboard
+    bare = board.drop(columns=[c for c in board if c.startswith("distance")]).assign(rank_group=None)
+    bare.attrs = {"metrics": {k: v for k, v in board.attrs["metrics"].items() if not k.startswith("distance")}}
+    frames = Frames(bare, quickstart.frames.trials, quickstart.frames.series)
+    text = render_page(Sources("r", frames, "", quickstart.folder, {}), [])
+    assert "the distance to the retrained model was not measured" in text
+    assert 'id="plot-front"' not in text
+    assert 'id="plot-accuracy"' in text
+
+
 def test_bins_hold_every_setting_once() -> None:
     rng = np.random.default_rng(0)
     settings = pd.DataFrame({"g": 10 ** rng.uniform(-3, 2, 5000), "h": rng.uniform(0, 1, 5000)})
