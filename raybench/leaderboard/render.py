@@ -18,6 +18,7 @@ from raybench.leaderboard.tables import as_markdown, latex_text
 FORMATS = ("table", "csv", "markdown", "latex", "json")
 _BY = ("dataset", "model", "scenario", "method", "variant", "kind", "device_type", "status")
 _WORDS = (*GROUP, "method", "variant", "status")  # columns of text, which LaTeX sets from the left
+_NAMED = 6  # lines that a note names
 _BOLD, _DIM, _GREEN, _RED, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[32m", "\x1b[31m", "\x1b[0m"
 
 
@@ -133,9 +134,10 @@ def _unranked(frame: pd.DataFrame) -> list[str]:
     notes = []
     ready = mask(_rankable(record) for record in frame.to_dict("records"))
     for key, lines in frame[ready & frame["rank_group"].isna().to_numpy()].groupby(GROUP, sort=True):
-        names = ", ".join(f"{m} ({v})" if v else m for m, v in lines[["method", "variant"]].values)
+        names = [f"{m} ({v})" if v else m for m, v in lines[["method", "variant"]].values]
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         notes.append(
-            f"not ranked, fewer than {MIN_TRAIN_SEEDS} train seeds: {names} on {' / '.join(map(str, key))}; "
+            f"not ranked, fewer than {MIN_TRAIN_SEEDS} train seeds: {', '.join(names[:_NAMED])}{more} on {' / '.join(map(str, key))}; "
             "--force-rank ranks them all the same"
         )
     if "rank_forced" in frame and frame["rank_forced"].any():

@@ -72,6 +72,11 @@ def test_two_seeds_are_ranked_when_forced_and_marked(folder) -> None:
     assert json.loads(render(forced, "json"))[0]["rank_forced"] is True
 
 
+def test_many_lines_without_a_rank_are_counted(folder) -> None:
+    text = render(load_leaderboards([folder("a", {f"m{i}": [0.1 * i + 0.1] for i in range(9)})]))
+    assert "3 train seeds: m0, m1, m2, m3, m4, m5 and 3 more on mnist / lenet5 / class(0); --force-rank" in text
+
+
 def test_three_seeds_carry_no_mark(folder) -> None:
     forced = load_leaderboards([folder("a", {"near": [0.1, 0.11, 0.12], "far": [0.5, 0.51, 0.52]})], forced=True)
     assert forced["rank_group"].tolist() == [2, 1]
