@@ -136,10 +136,9 @@ def _unranked(frame: pd.DataFrame) -> list[str]:
     for key, lines in frame[ready & frame["rank_group"].isna().to_numpy()].groupby(GROUP, sort=True):
         names = [f"{m} ({v})" if v else m for m, v in lines[["method", "variant"]].values]
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        notes.append(
-            f"not ranked, fewer than {MIN_TRAIN_SEEDS} train seeds: {', '.join(names[:_NAMED])}{more} on {' / '.join(map(str, key))}; "
-            "--force-rank ranks them all the same"
-        )
+        who = f"{', '.join(names[:_NAMED])}{more} on {' / '.join(map(str, key))}"
+        few = f"fewer than {MIN_TRAIN_SEEDS} train seeds"
+        notes.append(f"not ranked, {few}: {who}; --force-rank ranks them all the same")
     if "rank_forced" in frame and frame["rank_forced"].any():
         notes.append(f"ranks marked forced rest on fewer than {MIN_TRAIN_SEEDS} train seeds and are no evidence")
     return notes
