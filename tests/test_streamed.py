@@ -65,7 +65,7 @@ def raw() -> RawData:
 
 
 def spec(scenario: Choice) -> ProblemSpec:
-    return ProblemSpec(Choice("digits"), "c", Choice("mlp"), scenario, {}, train_seed=0, validation=0.2)
+    return ProblemSpec(Choice("digits"), "streamed", Choice("mlp"), scenario, {}, train_seed=0, validation=0.2)
 
 
 def test_a_problem_above_the_limit_is_streamed_and_the_same(raw, monkeypatch):

@@ -71,3 +71,24 @@ def test_images_and_labels_that_disagree(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(STL10, "train_list", listed)
     with pytest.raises(UserError, match=r"train_X.bin must hold 9 images of 27648 bytes, .* got 276480 bytes"):
         stl10(tmp_path, False)
+
+
+def test_download_that_fails(tmp_path, monkeypatch):
+    def no_network(self: STL10) -> None:
+        raise OSError("network is unreachable")
+
+    monkeypatch.setattr(STL10, "download", no_network)
+    with pytest.raises(UserError, match=r"stl10 must be downloadable into \S+, got network is unreachable; put the"):
+        stl10(tmp_path, True)
+
+
+def test_download_brings_the_files(tiny, tmp_path, monkeypatch):
+    (tmp_path / "stl10_binary").rename(tmp_path / "archive")
+
+    def unpack(self: STL10) -> None:
+        (tmp_path / "archive").rename(tmp_path / "stl10_binary")
+
+    monkeypatch.setattr(STL10, "download", unpack)
+    monkeypatch.setattr(STL10, "_check_integrity", lambda self: True)
+    np.testing.assert_array_equal(stl10(tmp_path, True).x_test, tiny["test"][0])
+    assert not (tmp_path / "archive").exists()

@@ -20,7 +20,7 @@ RAW = RawData("made", IMAGES, LABELS, IMAGES[:9], LABELS[:9], 3, (0.5,), (0.5,))
 
 
 def problem(scenario: Choice):
-    spec = ProblemSpec(Choice("digits"), "c", Choice("mlp"), scenario, {}, 0)
+    spec = ProblemSpec(Choice("digits"), "overfit", Choice("mlp"), scenario, {}, 0)
     return make_problem(spec, RAW, torch.device("cpu"))
 
 
