@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -46,6 +47,8 @@ class Bucket:
             )
         import fsspec  # slow to import, and most runs stay on a disk
 
+        for client in ("gcsfs", "s3fs", "google"):  # they log tracebacks of what is one line here
+            logging.getLogger(client).addHandler(logging.NullHandler())
         try:
             self._fs: Any = fsspec.filesystem(scheme, use_listings_cache=False)
         except ImportError as error:
