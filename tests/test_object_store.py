@@ -68,7 +68,7 @@ def test_run_resume_read_plan_retry_and_figures(s3: Any, cli: Any, spec: dict[st
     assert "leaderboard: s3://bench/run/leaderboard.parquet" in done.out
     left = s3.objects("bench")
     kinds = {key.split("/")[1] for key in left if key.startswith("run/")}
-    assert kinds == {"trials", "searches", "series", "artifacts", "spec.yaml", "leaderboard.parquet"}
+    assert kinds == {"trials", "searches", "series", "artifacts", "spec.yaml", "facts.json", "leaderboard.parquet"}
     assert {key.split("/")[1] for key in left if key.startswith("store/")} == {"references", "outputs"}
     assert list(tmp_path.iterdir()) == [tmp_path / "spec.yaml"]  # nothing on the disk
     assert yaml.safe_load(left["run/spec.yaml"]) == spec
