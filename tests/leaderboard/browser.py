@@ -40,6 +40,7 @@ def chromium(profile: Path) -> Iterator[Any]:
     options.binary_location = CHROMIUM
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    driver.set_script_timeout(180)  # axe on a busy machine
     try:
         yield driver
     finally:
