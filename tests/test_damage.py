@@ -150,6 +150,7 @@ BORNE = {
     "trials: a hidden file": write("out/trials/.DS_Store", b"\x00", named=False),
     "trials: a file of Spark": write("out/trials/_SUCCESS.parquet", b"", named=False),
     "spec.yaml: garbage": write("out/spec.yaml", b"\xff\xfe{[", named=False),
+    "facts.json: garbage": write("out/facts.json", b"\xff\xfe{[", named=False),
     "spec.yaml: emptied": write("out/spec.yaml", b"", named=False),
     "leaderboard: cut in half": cut("out/leaderboard.parquet"),
     "leaderboard: text": write("out/leaderboard.parquet", b"not a table", named=False),
