@@ -47,6 +47,13 @@ class ContentStore:
         self.folder.put(f"{_place(kind, key)}/{full['file']}", data)
         self.folder.put(f"{_place(kind, key)}/{RECORD}", json.dumps(full, sort_keys=True, indent=1).encode())
 
+    def drop(self, kind: str, key: str) -> None:
+        """Remove an entry; no error where there is none. For what has served its purpose, such as checkpoints."""
+        record = self.record(kind, key)
+        self.folder.delete(f"{_place(kind, key)}/{RECORD}")
+        if record is not None and "/" not in str(record.get("file", "/")):
+            self.folder.delete(f"{_place(kind, key)}/{record['file']}")
+
     def keys(self, kind: str) -> set[str]:
         """The keys of all entries of a kind."""
         return {name.split("/")[-2] for name in self.folder.files(kind) if name.endswith(f"/{RECORD}")}

@@ -134,6 +134,8 @@ def fit(
     after_step: Callable[[int], None] | None = None,
     after_epoch: Callable[[int], None] | None = None,
     train_mode: bool = True,
+    optimiser: torch.optim.Optimizer | None = None,
+    first_epoch: int = 1,
 ) -> None:
     """Train ``model`` in place on ``split`` by ``recipe``.
 
@@ -141,17 +143,19 @@ def fit(
     ``batch_transform`` changes the normalised images of a batch (codes, noise). ``before_step()`` may change the
     gradients that the optimiser is about to use, after clipping; ``after_step(step)`` runs after each optimiser step,
     ``after_epoch(epoch)`` after each epoch, both counted from 1. ``train_mode=False`` keeps batch norm and dropout in
-    evaluation mode. The split's generator gives order and augmentation.
+    evaluation mode. The split's generator gives order and augmentation. A training that was interrupted goes on with
+    its ``optimiser`` (default: the recipe's, new) at ``first_epoch``.
     """
     total = recipe.epochs * split.steps(recipe.batch_size)
     chosen = [p for p in (parameters if parameters is not None else model.parameters()) if p.requires_grad]
-    optimiser = make_optimiser(chosen, recipe)
+    if optimiser is None:
+        optimiser = make_optimiser(chosen, recipe)
     memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)
     model.train(train_mode)
-    step = 0
-    for epoch in range(1, recipe.epochs + 1):
+    step = (first_epoch - 1) * split.steps(recipe.batch_size)
+    for epoch in range(first_epoch, recipe.epochs + 1):
         for images, labels in split.batches(recipe.batch_size, augment=recipe.augment, shuffle=True):
             if batch_transform is not None:
                 images = batch_transform(images, labels)
