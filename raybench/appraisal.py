@@ -17,7 +17,7 @@ from raybench.evaluation import extras_of, unpack
 from raybench.folder import open_folder
 from raybench.outputs import MetricContext, Outputs, Shadow, Worlds
 from raybench.problem import Problem
-from raybench.references import ORIGINAL, RETRAINED
+from raybench.reference_training import ORIGINAL, RETRAINED
 from raybench.seeding import derive_seed
 from raybench.spec import CLEAN, SEARCH, SHADOW, TrialSpec
 from raybench.workshop import Workshop

@@ -61,7 +61,8 @@ class Checkpoints:
 
     def latest(self, epochs: int) -> int:
         """The last epoch with a whole checkpoint; 0 where there is none."""
-        return next((e for e in range(epochs, 0, -1) if self.store.get(KIND, self._at(e)) is not None), 0)
+        there = (e for e in range(epochs, 0, -1) if self.store.has(KIND, self._at(e)))
+        return next((e for e in there if self.store.get(KIND, self._at(e)) is not None), 0)
 
     def load(self, epoch: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and record of an epoch's checkpoint."""
@@ -70,14 +71,15 @@ class Checkpoints:
             raise RuntimeError(f"the checkpoint of epoch {epoch} of training {self.key} is not readable here")
         return entry
 
-    def save(self, epoch: int, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
-        """Write an epoch's checkpoint, then drop the older ones."""
+    def save(self, epoch: int, tensors: dict[str, Tensor], record: dict[str, Any], older: int) -> None:
+        """Write an epoch's checkpoint, then drop that of the ``older`` epoch (0: none)."""
         self.store.put(KIND, self._at(epoch), tensors, record)
-        self.clear(epoch)
+        if older:
+            self.store.drop(KIND, self._at(older))
 
-    def clear(self, before: int) -> None:
-        """Drop the checkpoints of all epochs before ``before``."""
-        for epoch in range(1, before):
+    def clear(self, epochs: int) -> None:
+        """Drop all that are left, when the model itself is in the store."""
+        for epoch in range(1, epochs + 1):
             if self.store.has(KIND, self._at(epoch)):
                 self.store.drop(KIND, self._at(epoch))
 
@@ -103,7 +105,9 @@ def fit_shared(
     """
     rank, world = dist.get_rank(), dist.get_world_size()
     if recipe.batch_size < world:
-        raise ValueError(f"a batch must have a sample for each of {world} processes, got batch_size {recipe.batch_size}")
+        raise ValueError(
+            f"a batch must have a sample for each of {world} processes, got batch_size {recipe.batch_size}"
+        )
     device = next(model.parameters()).device
     share_batch_norm(model)
     if recipe.channels_last:
@@ -111,19 +115,20 @@ def fit_shared(
     optimiser = make_optimiser([p for p in model.parameters() if p.requires_grad], recipe)
     done, before = _resume(model, optimiser, split, checkpoints, recipe.epochs, device)
     share = Share(split, rank, world)
-    ddp = DistributedDataParallel(model, broadcast_buffers=False)
-    cost, saved = before, time.monotonic()
+    ddp = DistributedDataParallel(model)
+    cost, saved, since = before, done, time.monotonic()
 
     def after_epoch(epoch: int) -> None:
-        nonlocal cost, saved
+        nonlocal cost, saved, since
         now = torch.tensor(list(spent()), dtype=torch.float64, device=device)
         dist.all_reduce(now)
-        cost = [a + b for a, b in zip(before or [0.0] * len(now), now.tolist(), strict=True)]
-        due = checkpoints is not None and time.monotonic() - saved >= checkpoints.every_s
-        if rank == 0 and checkpoints is not None and due and epoch < recipe.epochs:
-            checkpoints.save(epoch, *_state(model, optimiser, split, cost))
-            saved = time.monotonic()
         torch.manual_seed(derive_seed("dropout", seed, epoch + 1, rank))
+        cost = [a + b for a, b in zip(before or [0.0] * len(now), now.tolist(), strict=True)]
+        if rank != 0 or checkpoints is None or epoch == recipe.epochs:
+            return
+        if time.monotonic() - since >= checkpoints.every_s:
+            checkpoints.save(epoch, *_state(model, optimiser, split, cost), older=saved)
+            saved, since = epoch, time.monotonic()
 
     torch.manual_seed(derive_seed("dropout", seed, done + 1, rank))
     fit(

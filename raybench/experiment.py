@@ -28,12 +28,13 @@ from raybench.weights import without_weights
 
 @dataclass(frozen=True)
 class Cell:
-    """dataset x model x scenario, with the recipe that trains it."""
+    """dataset x model x scenario, with the recipe that trains it and how many processes share a training."""
 
     dataset: Choice
     model: Choice
     scenario: Choice
     recipe: Recipe
+    train_workers: int = 1
 
 
 @dataclass(frozen=True)
@@ -242,8 +243,13 @@ def _cells(spec: SpecFile) -> tuple[Cell, ...]:
     for problem in spec.problems:
         dataset = _choice(problem.dataset, DATASETS)
         recipe = make_recipe({**DATASETS[dataset.name].recipe, **spec.recipe, **problem.recipe})
+        if problem.train_workers > recipe.batch_size:
+            raise UserError(
+                f"train_workers must be at most the recipe's batch_size {recipe.batch_size}, of which each takes a "
+                f"part, got {problem.train_workers}; lower it"
+            )
         for model, scenario in itertools.product(problem.models, problem.scenarios):
-            cells.append(Cell(dataset, _choice(model, MODELS), _scenario(scenario), recipe))
+            cells.append(Cell(dataset, _choice(model, MODELS), _scenario(scenario), recipe, problem.train_workers))
     keys = [(c.dataset.label, c.model.label, c.scenario.label) for c in cells]
     for key in keys:
         if keys.count(key) > 1:

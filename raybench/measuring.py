@@ -20,7 +20,8 @@ from raybench.ledger import MEASURE
 from raybench.outputs import MetricContext, Outputs
 from raybench.probing import Prober
 from raybench.problem import Problem
-from raybench.references import ORIGINAL, RETRAINED, Reference
+from raybench.reference_training import ORIGINAL, RETRAINED
+from raybench.references import Reference
 from raybench.registry import METHODS, METRICS, MetricEntry
 from raybench.seeding import seeded_globals
 from raybench.spec import TrialSpec

@@ -237,6 +237,7 @@ class Plan:
             validation=experiment.validation,
             threads=experiment.threads,
             device_type=self.device_type,
+            train_workers=cell.train_workers,
             versions=versions,
         )
 

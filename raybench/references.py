@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import platform
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from raybench.content_store import ContentStore, state_of
-from raybench.data import Split
+from raybench.content_store import ContentStore
 from raybench.evaluation import FINAL_SPLITS, outputs_of, pack, unpack
 from raybench.once import Lease
 from raybench.outputs import Outputs
-from raybench.passes import Clock, PassCounter, warm_up
 from raybench.problem import Problem
+from raybench.reference_training import ORDERS, Order, clean, original, retrained, shadow, train_order
 from raybench.registry import TRAININGS
-from raybench.seeding import content_hash, derive_seed, seeded_globals, torch_generator
+from raybench.seeding import content_hash, seeded_globals
 from raybench.space import resolve
-from raybench.spec import CLEAN, PROTOCOL, SHADOW, STANDARD, Training
-from raybench.training import TrainingJob, make_recipe, train_standard
+from raybench.spec import STANDARD, Training
 
 KIND = "references"
-ORIGINAL, RETRAINED = "original", "retrained"
 MEMORY_MODELS = 12
 MEMORY_OUTPUTS = 2**28  # bytes of logits kept per process
-WARMUP_SAMPLES = 32
 
 
 @dataclass(frozen=True)
@@ -49,65 +41,24 @@ class Reference:
     cached: bool
 
 
-@dataclass(frozen=True)
-class _Order:
-    """A reference model to be: what it is trained on, how, and from which seed."""
-
-    problem: Problem
-    training: Training
-    data: Split
-    digest: str  # of the data
-    seed: int
-
-    @cached_property
-    def key(self) -> str:
-        """Hash of everything that decides the weights."""
-        spec = self.problem.spec
-        identity = {
-            "protocol": PROTOCOL,
-            "model": [spec.network, spec.versions.get("model")],
-            "recipe": spec.recipe,
-            "training": self.training,
-            "data": self.digest,
-            "seed": self.seed,
-            "threads": spec.threads,
-            "device_type": spec.device_type,
-        }
-        return content_hash(identity, 32)
-
-
-def _original(problem: Problem, index: int, training: Training) -> _Order:
-    words = (index,) if index else ()
-    seed = derive_seed("original", problem.spec.train_seed, *words)
-    return _Order(problem, training, problem.splits["train"], problem.train_digest, seed)
-
-
-def _retrained(problem: Problem, index: int, training: Training) -> _Order:
-    seed = derive_seed("retrained", problem.spec.train_seed, index)
-    return _Order(problem, Training(), problem.splits["retain"], problem.retain_digest, seed)
-
-
-def _clean(problem: Problem, index: int, training: Training) -> _Order:
-    assert problem.clean is not None
-    seed = derive_seed("clean", problem.spec.train_seed, index)
-    return _Order(problem, Training(), problem.clean, problem.clean_digest, seed)
-
-
-def _shadow(problem: Problem, index: int, training: Training) -> _Order:
-    data = problem.splits["train"].subset(problem.half(index).nonzero().squeeze(1))
-    digest = content_hash([problem.train_digest, "half", index])
-    return _Order(problem, Training(), data, digest, derive_seed("shadow", problem.spec.train_seed, index))
-
-
-_ORDERS = {ORIGINAL: _original, RETRAINED: _retrained, CLEAN: _clean, SHADOW: _shadow}
+def refuse_shared(order: Order) -> None:
+    """A process of a cluster cannot start others: the driver has such models trained before it is asked for them."""
+    raise RuntimeError(
+        f"the {order.kind} model {order.key} (train_workers: {order.workers}) is not in the store any more; "
+        "raybench retry --failed trains it again"
+    )
 
 
 class References:
-    """Loads or trains reference models. ``lease(key)`` gives single flight over a cluster."""
+    """Loads or trains reference models. ``lease(key)`` gives single flight over a cluster; ``train_shared(order)``
+    has several processes train a model and put it into the store."""
 
-    def __init__(self, store: ContentStore, lease: Lease) -> None:
+    def __init__(
+        self, store: ContentStore, lease: Lease, train_shared: Callable[[Order], None] = refuse_shared
+    ) -> None:
         self._store = store
         self._lease = lease
+        self._train_shared = train_shared
         self._models: OrderedDict[str, Reference] = OrderedDict()
         self._outputs: OrderedDict[str, Outputs] = OrderedDict()
         self._output_bytes: dict[str, int] = {}
@@ -123,19 +74,19 @@ class References:
     def original(self, problem: Problem, training: Training, index: int = 0) -> Reference:
         """The original model: trained on all of the training split, standard or by an own training. Those from index 1
         on are oracles, of other seeds."""
-        return self._get(_original(problem, index, training))
+        return self._get(original(problem, index, training))
 
     def retrained(self, problem: Problem, index: int) -> Reference:
         """Retrained model ``index`` (0 is the reference): the standard recipe on the retain set, new weights."""
-        return self._get(_retrained(problem, index, Training()))
+        return self._get(retrained(problem, index))
 
     def clean(self, problem: Problem, index: int) -> Reference:
         """Clean model: the standard recipe on all of the training split, as it was before the scenario changed it."""
-        return self._get(_clean(problem, index, Training()))
+        return self._get(clean(problem, index))
 
     def shadow(self, problem: Problem, index: int) -> Reference:
         """Shadow model ``index``: the standard recipe on a random half of the training split (``Problem.half``)."""
-        return self._get(_shadow(problem, index, Training()))
+        return self._get(shadow(problem, index))
 
     def outputs(self, problem: Problem, reference: Reference) -> Outputs:
         """Outputs of a reference on all splits of a problem, computed once."""
@@ -144,7 +95,7 @@ class References:
     def pool_outputs(self, problem: Problem, kind: str, index: int, training: Training | None = None) -> Outputs:
         """Outputs of model ``index`` of a kind (ORIGINAL, RETRAINED, CLEAN, SHADOW); where they are stored no model is
         loaded, where they are not it may have to be trained."""
-        order = _ORDERS[kind](problem, index, training or Training())
+        order = ORDERS[kind](problem, index, training or Training())
         return self._outputs_at(problem, order.key, lambda: self._get(order))
 
     def _outputs_at(self, problem: Problem, model_key: str, reference: Callable[[], Reference]) -> Outputs:
@@ -163,7 +114,7 @@ class References:
         self._outputs.move_to_end(key)
         return self._outputs[key]
 
-    def _get(self, order: _Order) -> Reference:
+    def _get(self, order: Order) -> Reference:
         key = order.key
 
         if key in self._models:
@@ -182,7 +133,7 @@ class References:
         _remember(self._models, key, found)
         return found
 
-    def _load(self, order: _Order) -> Reference | None:
+    def _load(self, order: Order) -> Reference | None:
         problem, training, key = order.problem, order.training, order.key
         entry = self._store.get(KIND, key)
         if entry is None:
@@ -200,57 +151,11 @@ class References:
         artefacts = {n[10:]: t.to(device) for n, t in tensors.items() if n.startswith("artefacts.")}
         return Reference(key, model, artefacts, record, cached=True)
 
-    def _train(self, order: _Order) -> None:
-        problem, training, seed = order.problem, order.training, order.seed
-        device = problem.splits["train"].images.device
-        with seeded_globals(0):
-            scratch = problem.build().to(device)
-        passes = PassCounter(scratch, problem.facts.input_shape)
-
-        def build() -> nn.Module:
-            return passes.track(problem.build())
-
-        entry = TRAININGS[training.kind] if training.kind != STANDARD else None
-        job = TrainingJob(
-            train=order.data.private(torch_generator("order", seed, device=device)),
-            recipe=make_recipe(problem.spec.recipe),
-            hparams=resolve(entry.hparams, training.hparams, training.kind) if entry else None,
-            seed=seed,
-            build=build,
-            num_classes=problem.facts.num_classes,
-            input_shape=problem.facts.input_shape,
-            generator=torch_generator("training", seed, device=device),
-            device=device,
-        )
-        warm_up(scratch, first_images(problem))
-        clock = Clock(device)
-        started_at = time.time()
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        clock.start()
-        trained = entry.fn(job) if entry else train_standard(job)
-        clock.stop()
-        tensors = {f"model.{n}": t for n, t in state_of(trained.model).items()}
-        tensors |= {f"artefacts.{n}": t for n, t in trained.artefacts.items()}
-        record = {
-            "identity": order.key,
-            "train_s": clock.wall_s,
-            "cpu_s": clock.cpu_s,
-            "forward": passes.forward,
-            "backward": passes.backward,
-            "peak_memory": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
-            "artefact_bytes": trained.artefact_bytes,
-            "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-            "made_on": platform.node(),
-            "started_at": started_at,
-        }
-        self._store.put(KIND, order.key, tensors, record)
-
-
-def first_images(problem: Problem) -> Tensor:
-    """A few retained images, to warm up with."""
-    split = problem.splits["retain"]
-    return split.subset(torch.arange(min(WARMUP_SAMPLES, len(split)))).tensors()[0]
+    def _train(self, order: Order) -> None:
+        if order.workers > 1:
+            self._train_shared(order)
+        else:
+            self._store.put(KIND, order.key, *train_order(order))
 
 
 def no_lease(key: str) -> contextlib.AbstractContextManager[None]:

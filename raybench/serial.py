@@ -12,6 +12,7 @@ from raybench.leaderboard.store import ResultStore
 from raybench.ledger import MEASURE, Request, Row
 from raybench.measuring import measure_trial, receipt
 from raybench.rounds import Ask, ask_optuna
+from raybench.shared_training import train_here
 from raybench.trial import run_trial
 from raybench.workshop import Placement, Settings, Workshop
 
@@ -57,7 +58,9 @@ class SerialExecutor:
 
     def __init__(self, store: ResultStore, settings: Settings) -> None:
         self._store = store
-        self._shop = Workshop(settings, placement=Placement(exclusive=True))
+        self._shop = Workshop(
+            settings, placement=Placement(exclusive=True), train_shared=lambda order: train_here(settings, order)
+        )
         self.ask: Ask = ask_optuna
         self._load = Load(0, 0, 1)
 

@@ -58,11 +58,12 @@ class ProblemSpec:
     device_type: str = "cpu"
     versions: Mapping[str, int | str] = field(default_factory=dict)  # of the model's and the scenario's code, and the
     # digests of the files that they name
+    train_workers: int = 1  # processes that share the training of each reference model
 
     @property
     def identity(self) -> dict[str, Any]:
         """What identifies the problem: of the dataset its content, not the path or the options it came by."""
-        plain: dict[str, Any] = canonical(self)
+        plain = self.to_dict()
         plain["model"] = canonical(self.network)
         if FILE in self.versions:
             plain["scenario"]["options"][FILE] = self.versions[FILE]
@@ -78,6 +79,18 @@ class ProblemSpec:
     def id(self) -> str:
         """Content hash."""
         return content_hash(self.identity)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; ``train_workers`` only above 1, so that other problems keep their ids."""
+        plain: dict[str, Any] = canonical(self)
+        if self.train_workers == 1:
+            del plain["train_workers"]
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> ProblemSpec:
+        """The inverse of ``to_dict``."""
+        return cls(**{**plain, **{key: Choice(**plain[key]) for key in ("dataset", "model", "scenario")}})
 
 
 @dataclass(frozen=True)
@@ -116,7 +129,7 @@ class TrialSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; no ``stop`` where there is no rule, so that such trials keep their ids."""
-        plain: dict[str, Any] = canonical(self)
+        plain: dict[str, Any] = canonical(self) | {"problem": self.problem.to_dict()}
         if self.stop is None:
             del plain["stop"]
         return plain
@@ -133,10 +146,8 @@ class TrialSpec:
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> TrialSpec:
         """The inverse of ``to_dict``."""
-        problem = dict(plain["problem"])
-        for key in ("dataset", "model", "scenario"):
-            problem[key] = Choice(**problem[key])
-        return cls(**{**plain, "problem": ProblemSpec(**problem), "training": Training(**plain["training"])})
+        problem = ProblemSpec.from_dict(plain["problem"])
+        return cls(**{**plain, "problem": problem, "training": Training(**plain["training"])})
 
 
 def with_seed(problem: ProblemSpec, train_seed: int) -> ProblemSpec:

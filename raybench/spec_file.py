@@ -81,6 +81,7 @@ class ProblemItem(Strict):
     models: list[Named] = Field(min_length=1)
     scenarios: list[Named] = Field(min_length=1)
     recipe: dict[str, Any] = Field(default_factory=dict)
+    train_workers: Whole = Field(default=1, ge=1, le=1024)
 
 
 class MethodItem(Strict):

@@ -21,6 +21,12 @@ PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 class SyncedBatchNorm(nn.Module):
     """Takes over parameters, buffers and their names from a batch norm layer."""
 
+    weight: Tensor | None
+    bias: Tensor | None
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    num_batches_tracked: Tensor | None
+
     def __init__(self, layer: _BatchNorm) -> None:
         super().__init__()
         self.eps, self.momentum = layer.eps, layer.momentum
@@ -41,18 +47,23 @@ class SyncedBatchNorm(nn.Module):
         samples = x.new_tensor([x.numel() / x.shape[1]])
         total = sum_over_processes(torch.cat([x.sum(over), samples]))
         count = total[-1].detach()
+        if count <= 1:
+            raise ValueError(f"batch norm needs more than one value per channel in training, got {tuple(inputs.shape)}")
         mean = total[:-1] / count
         centred = x - mean.view(shape)
         variance = sum_over_processes(centred.square().sum(over)) / count
         if self.training and self.running_mean is not None:
             self._remember(mean.detach(), variance.detach() * count / (count - 1))
         scaled = centred * (variance + self.eps).rsqrt().view(shape)
-        if self.weight is not None:
+        if self.weight is not None and self.bias is not None:
             scaled = scaled * self.weight.view(shape) + self.bias.view(shape)
         return scaled.to(inputs.dtype)
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
         self.num_batches_tracked += 1
         share = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)

@@ -37,7 +37,8 @@ from raybench.outputs import Outputs
 from raybench.passes import Clock, PassCounter, TimeLimit, warm_up
 from raybench.probing import Prober
 from raybench.problem import Problem
-from raybench.references import Reference, first_images
+from raybench.reference_training import first_images
+from raybench.references import Reference
 from raybench.registry import METHODS, MethodEntry
 from raybench.seeding import seeded_globals, to_json
 from raybench.space import resolve

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -14,7 +15,8 @@ from raybench.errors import UserError
 from raybench.logs import open_log
 from raybench.once import Lease, OnceMemory
 from raybench.problem import Problem, load_data, make_problem
-from raybench.references import References, no_lease
+from raybench.reference_training import Order
+from raybench.references import References, no_lease, refuse_shared
 from raybench.registry import load_plugins
 from raybench.spec import ProblemSpec
 
@@ -60,14 +62,21 @@ class Placement:
 class Workshop:
     """What a warm process keeps between trials: data, reference models, shared values."""
 
-    def __init__(self, settings: Settings, lease: Lease = no_lease, placement: Placement | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        lease: Lease = no_lease,
+        placement: Placement | None = None,
+        train_shared: Callable[[Order], None] = refuse_shared,
+    ) -> None:
+        """``train_shared(order)`` has several processes train a reference model (``train_workers`` of a problem)."""
         load_plugins(settings.plugins)
         self.settings = settings
         self.placement = placement or Placement()
         open_log(settings.logs, self.placement.node)
         self.lease = lease
         self.store = ContentStore(settings.store)
-        self.references = References(self.store, lease)
+        self.references = References(self.store, lease, train_shared)
         self.memory = OnceMemory()
         self.probed: dict[str, float | str] = {}  # what metrics found out about reference models
         self._problems: OrderedDict[str, Problem] = OrderedDict()
