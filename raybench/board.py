@@ -22,7 +22,7 @@ class Board:
     """
 
     def __init__(self, plan: Plan, ledger: Ledger, ask: Ask, record: Record) -> None:
-        self._plan = plan
+        self.plan = plan
         self._ledger = ledger
         self._ask = ask
         self._record = record
@@ -86,14 +86,14 @@ class Board:
         first = search.plan.seeds[0]
         known = {i: table[key][1] for i in range(size) if (key := (search.id, number, i, first)) in table}
         if len(known) == size:
-            return [r for i in range(size) for r in self._plan.search_requests(search, known[i])]
+            return [r for i in range(size) for r in self.plan.search_requests(search, known[i])]
         earlier = [s for s in settings_of(search, self._ledger) if s.round < number]
         told = [Told(s.point, s.values) for s in earlier]
         requests, records = [], []
         asked = points_of_round(search, number, told, self._ask)
         for index in range(size):
             point = known.get(index, asked[index])  # a longer budget completes a round that was cut short
-            for request in self._plan.search_requests(search, point):
+            for request in self.plan.search_requests(search, point):
                 seed = request.spec.problem.train_seed
                 requests.append(request)
                 table[search.id, number, index, seed] = (request.spec.trial_id, point)

@@ -29,7 +29,6 @@ from raybench.synced_norm import share_batch_norm
 from raybench.training import Recipe, fit, make_optimiser
 
 KIND = "checkpoints"
-EVERY_S = 60.0  # between checkpoints
 
 
 class Share:
@@ -57,7 +56,7 @@ class Checkpoints:
 
     store: ContentStore
     key: str
-    every_s: float = EVERY_S
+    every_s: float = 0.0
 
     def latest(self, epochs: int) -> int:
         """The last epoch with a whole checkpoint; 0 where there is none."""

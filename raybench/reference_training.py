@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from raybench.content_store import ContentStore, state_of
+from raybench.content_store import state_of
 from raybench.data import Split
 from raybench.distributed import Checkpoints, fit_shared
 from raybench.passes import Clock, PassCounter, warm_up
@@ -101,11 +101,11 @@ ORDERS: Mapping[str, Callable[[Problem, int, Training | None], Order]] = {
 }
 
 
-def train_order(order: Order, shared: ContentStore | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def train_order(order: Order, checkpoints: Checkpoints | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Train the model of an order: its tensors for the store (``model.*``, ``artefacts.*``) and the record of its cost.
 
-    ``shared``: this process is one of the default group of ``torch.distributed``, all of which make this call; the
-    training keeps checkpoints there and goes on from them. Seconds are then those of one process, all else is summed.
+    With ``checkpoints`` this process is one of the default group of ``torch.distributed``, all of which make this call;
+    the training goes on from the last one. Seconds are then those of one process, what else it cost is summed.
     """
     problem, training, seed = order.problem, order.training, order.seed
     device = problem.splits["train"].images.device
@@ -134,8 +134,8 @@ def train_order(order: Order, shared: ContentStore | None = None) -> tuple[dict[
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     clock.start()
-    if shared is not None:
-        trained, cost = _share(job, order, shared, clock, passes)
+    if checkpoints is not None:
+        trained, cost = _share(job, checkpoints, clock, passes)
     else:
         trained = entry.fn(job) if entry else train_standard(job)
         clock.stop()
@@ -155,7 +155,7 @@ def train_order(order: Order, shared: ContentStore | None = None) -> tuple[dict[
 
 
 def _share(
-    job: TrainingJob, order: Order, store: ContentStore, clock: Clock, passes: PassCounter
+    job: TrainingJob, checkpoints: Checkpoints, clock: Clock, passes: PassCounter
 ) -> tuple[Trained, list[float]]:
     """The standard training by a group of processes, and what it cost them."""
     world = dist.get_world_size()
@@ -165,10 +165,8 @@ def _share(
             return [clock.wall_s / world, clock.cpu_s, passes.forward, passes.backward]
 
     model = job.new_model()
-    with seeded_globals(order.seed + 1):
-        cost = fit_shared(
-            model, job.train, job.recipe, seed=order.seed, checkpoints=Checkpoints(store, order.key), spent=spent
-        )
+    with seeded_globals(job.seed + 1):
+        cost = fit_shared(model, job.train, job.recipe, seed=job.seed, checkpoints=checkpoints, spent=spent)
     clock.stop()
     return Trained(model), cost
 

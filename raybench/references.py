@@ -44,7 +44,7 @@ class Reference:
 def refuse_shared(order: Order) -> None:
     """A process of a cluster cannot start others: the driver has such models trained before it is asked for them."""
     raise RuntimeError(
-        f"the {order.kind} model {order.key} (train_workers: {order.workers}) is not in the store any more; "
+        f"the {order.kind} model {order.key} (train_workers: {order.workers}) is not in the store; "
         "raybench retry --failed trains it again"
     )
 

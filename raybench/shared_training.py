@@ -46,10 +46,11 @@ def take_part(commission: Commission) -> None:
     torch.set_num_threads(commission.problem.threads)
     shop = Workshop(commission.settings)
     order = ORDERS[commission.kind](shop.problem(commission.problem), commission.index, None)
-    tensors, record = train_order(order, shared=shop.store)
+    checkpoints = Checkpoints(shop.store, order.key, shop.settings.checkpoint_s)
+    tensors, record = train_order(order, checkpoints)
     if dist.get_rank() == 0:
         shop.store.put(KIND, order.key, tensors, record | {"train_workers": dist.get_world_size()})
-        Checkpoints(shop.store, order.key).clear(commission.problem.recipe["epochs"])
+        checkpoints.clear(commission.problem.recipe["epochs"])
     dist.barrier()
 
 

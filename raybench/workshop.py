@@ -46,6 +46,7 @@ class Settings:
     use_once: bool = True
     curves: bool = True
     time_limit_s: float | None = None
+    checkpoint_s: float = 60.0  # between checkpoints of a reference model that several processes train
     git_commit: str = ""
 
 

@@ -61,7 +61,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
         found.jobs.append(job)
         return train_standard(job)
 
-    monkeypatch.setattr(module, "train_standard", train)
+    monkeypatch.setattr("raybench.reference_training.train_standard", train)
     return found
 
 

@@ -16,6 +16,7 @@ from raybench.cluster.optuna_ask import ask_optuna_search
 from raybench.cluster.pool import Place, Pool
 from raybench.cluster.search import BoardSearcher, run_board
 from raybench.cluster.session import Session, fits
+from raybench.cluster.shared import SharedTrainings
 from raybench.cluster.trial_actor import Kit, node_name
 from raybench.leaderboard.schema import MetricInfo
 from raybench.ledger import MEASURE, Request, Row
@@ -59,6 +60,7 @@ class RayExecutor:
         self._aggregator = start_aggregator(results, metrics, session.namespace, session.node_id)
         self._coordinator = start_coordinator(session.namespace, session.node_id)
         wait_for(self._aggregator.append.remote([]))  # a folder that cannot be written is found here
+        self._shared = SharedTrainings(session, settings, self._resources)
         self._kit = Kit(settings, self._aggregator, self._coordinator)
         here = Placement(ray_version=ray.__version__, node=node_name())
         self._shop = Workshop(settings, placement=here)  # for rows that the driver writes itself
@@ -70,6 +72,7 @@ class RayExecutor:
 
     def run_fixed(self, requests: Sequence[Request], finished: Finished) -> None:
         """See ``Executor``."""
+        requests = self._trainable(requests, finished)
         if not requests:
             return
         timed = any(r.spec.phase != ORACLE and MEASURE not in r.context for r in requests)
@@ -87,6 +90,7 @@ class RayExecutor:
         if board.done:
             return
         self._release()  # Tune needs its CPUs
+        self._shared.run(request.spec for request in board.plan.references())
         self._slots = slots = self._session.slots(self._resources)
         kit = dataclasses.replace(self._kit, gpu=self._resources["gpu"], exclusive=self._alone(slots))
 
@@ -107,6 +111,17 @@ class RayExecutor:
         if searcher is not None:
             return searcher.load(self._slots)
         return IDLE if pool is None else pool.load()
+
+    def _trainable(self, requests: Sequence[Request], finished: Finished) -> list[Request]:
+        """Have the models that several workers train together, and leave out the requests of those that failed."""
+        specs = [r.spec for r in requests if r.spec.problem.train_workers > 1 and not r.context.get("skip")]
+        if specs:
+            self._release()  # they need its resources
+        failed = self._shared.run(specs)
+        for request in requests:
+            if request.spec.trial_id in failed:
+                finished(self._fail(request, failed[request.spec.trial_id]))
+        return [request for request in requests if request.spec.trial_id not in failed]
 
     def close(self) -> None:
         """End the workers and the two service actors; the session stays open."""

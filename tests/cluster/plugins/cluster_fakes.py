@@ -16,7 +16,7 @@ import torch
 from optuna.distributions import FloatDistribution
 from torch import nn
 
-from raybench.registry import METHODS, RETAIN
+from raybench.registry import METHODS, MODELS, RETAIN
 from raybench.space import nuisance
 
 
@@ -91,3 +91,27 @@ def hungry(task, hp: HungryHparams) -> nn.Module:
             seen.touch()
         torch.empty(2**52)
     return task.model
+
+
+@MODELS.register("mortal")
+def mortal(num_classes: int, input_shape: tuple[int, int, int], base: str, folder: str, after: int) -> nn.Module:
+    """The model ``base``. The first process that trains it for more than ``after`` batches dies, once for all; each
+    leaves a file in ``folder`` with as many bytes as it has begun batches."""
+    network = MODELS[base].fn(num_classes, input_shape)
+    calls = 0
+
+    def count(module: nn.Module, inputs: object) -> None:
+        nonlocal calls
+        if not module.training:
+            return
+        calls += 1
+        (Path(folder) / f"calls-{os.getpid()}").write_bytes(bytes(calls))
+        if calls > after:
+            try:
+                (Path(folder) / "killed").touch(exist_ok=False)
+            except FileExistsError:
+                return
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    network.register_forward_pre_hook(count)
+    return network
