@@ -60,7 +60,7 @@ class RayExecutor:
         self._aggregator = start_aggregator(results, metrics, session.namespace, session.node_id)
         self._coordinator = start_coordinator(session.namespace, session.node_id)
         wait_for(self._aggregator.append.remote([]))  # a folder that cannot be written is found here
-        self._shared = SharedTrainings(session, settings, self._resources)
+        self._shared = SharedTrainings(session, settings, self._resources, self._release)
         self._kit = Kit(settings, self._aggregator, self._coordinator)
         here = Placement(ray_version=ray.__version__, node=node_name())
         self._shop = Workshop(settings, placement=here)  # for rows that the driver writes itself
@@ -115,8 +115,6 @@ class RayExecutor:
     def _trainable(self, requests: Sequence[Request], finished: Finished) -> list[Request]:
         """Have the models that several workers train together, and leave out the requests of those that failed."""
         specs = [r.spec for r in requests if r.spec.problem.train_workers > 1 and not r.context.get("skip")]
-        if specs:
-            self._release()  # they need its resources
         failed = self._shared.run(specs)
         for request in requests:
             if request.spec.trial_id in failed:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import ray
@@ -25,17 +25,21 @@ from raybench.reference_training import ORDERS, ORIGINAL, RETRAINED, Order
 from raybench.references import KIND
 from raybench.registry import METHODS
 from raybench.shared_training import TRIES, Commission, take_part
-from raybench.spec import SHADOW, ProblemSpec, TrialSpec
+from raybench.spec import CLEAN, SHADOW, ProblemSpec, TrialSpec
 from raybench.workshop import Settings
 
 
 class SharedTrainings:
-    """Trains what is missing in the store. ``resources``: of one worker, which on a GPU has it to itself."""
+    """Trains what is missing in the store. ``resources``: of one worker, which on a GPU has it to itself. ``release()``
+    is called before a training starts, to free what it needs."""
 
-    def __init__(self, session: Session, settings: Settings, resources: Mapping[str, float]) -> None:
+    def __init__(
+        self, session: Session, settings: Settings, resources: Mapping[str, float], release: Callable[[], None]
+    ) -> None:
         self._session = session
         self._settings = settings
         self._resources = resources
+        self._release = release
         self._problems: dict[str, Problem] = {}
         self._failed: dict[str, str] = {}  # by key; not tried again in this run
 
@@ -50,7 +54,9 @@ class SharedTrainings:
                 orders[order.key] = order
                 needed.setdefault(spec.trial_id, []).append(order.key)
         missing = [order for key, order in orders.items() if key not in self._failed and not store.has(KIND, key)]
-        self._train(missing)
+        if missing:
+            self._release()
+            self._train(missing)
         return {trial_id: self._failed[key] for trial_id, keys in needed.items() for key in keys if key in self._failed}
 
     def _orders(self, spec: TrialSpec) -> list[Order]:
@@ -63,7 +69,7 @@ class SharedTrainings:
         elif spec.method == "original":
             wanted = [(ORIGINAL, spec.unlearn_seed)]
         else:
-            wanted = [(SHADOW if spec.variant == SHADOW else RETRAINED, spec.unlearn_seed)]
+            wanted = [(spec.variant if spec.variant in (CLEAN, SHADOW) else RETRAINED, spec.unlearn_seed)]
         orders = [ORDERS[kind](problem, index, spec.training) for kind, index in wanted]
         return [order for order in orders if order.workers > 1]
 

@@ -29,7 +29,7 @@ def shared(capped, tmp_path, ray_home):
     settings = Settings(
         "tiny", str(tmp_path / "store"), (), data_root=DATA, plugins=("cluster_fakes",), checkpoint_s=0.0
     )
-    return SharedTrainings(capped(2), settings, ONE), ContentStore(tmp_path / "store")
+    return SharedTrainings(capped(2), settings, ONE, lambda: None), ContentStore(tmp_path / "store")
 
 
 def orders(model, dataset, recipe, workers=2):
