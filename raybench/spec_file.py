@@ -56,10 +56,14 @@ Named = Annotated[str | dict[str, Any], BeforeValidator(_named)]
 
 
 class Strict(BaseModel):
+    """A part of a spec: unknown keys are refused."""
+
     model_config = ConfigDict(extra="forbid", strict=False)
 
 
 class SeedsItem(Strict):
+    """``seeds:`` of training, unlearning, evaluation, validation split and scenario."""
+
     train: list[Seed] = Field(default=[0, 1, 2], min_length=1)
     unlearn: list[Seed] = Field(default=[0], min_length=1)
     evaluate: Seed = 0
@@ -68,6 +72,8 @@ class SeedsItem(Strict):
 
 
 class SearchItem(Strict):
+    """``search:`` how settings are looked for, and what chooses among them."""
+
     trials: Whole = Field(default=8, ge=1, le=100_000)
     round_size: Whole = Field(default=4, ge=1, le=1_000)
     sampler: str = "tpe"
@@ -77,6 +83,8 @@ class SearchItem(Strict):
 
 
 class ProblemItem(Strict):
+    """One entry of ``problems:``; its models and scenarios are crossed."""
+
     dataset: Named
     models: list[Named] = Field(min_length=1)
     scenarios: list[Named] = Field(min_length=1)
@@ -85,6 +93,8 @@ class ProblemItem(Strict):
 
 
 class MethodItem(Strict):
+    """One entry of ``methods:``, a name alone or with what is fixed, searched and swept."""
+
     name: str
     variant: str | None = Field(default=None, pattern=r"^[^\x00-\x1f\x7f]*$", max_length=200)
     hparams: dict[str, Any] = Field(default_factory=dict)
@@ -104,6 +114,8 @@ class MethodItem(Strict):
 
 
 class SpecFile(Strict):
+    """A whole spec, as it stands in YAML."""
+
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=200)
     description: str = ""
     plugins: list[str] = Field(default_factory=list)

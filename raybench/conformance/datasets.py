@@ -39,15 +39,18 @@ def load(name: str) -> RawData:
 
 
 def first_parameters_are_root_and_download(name: str) -> None:
+    """The folder of ``--data`` and the permission to download come by position."""
     first = list(inspect.signature(DATASETS[name].fn).parameters)[:2]
     hold(first == ["root", "download"], f"the first parameters must be root, download, got {', '.join(first)}")
 
 
 def default_recipe_is_one(name: str) -> None:
+    """What the dataset proposes is a recipe that a spec could have."""
     make_recipe(DATASETS[name].recipe)
 
 
 def images_are_bytes(name: str) -> None:
+    """uint8 [N, C, H, W], contiguous, of one shape in both parts."""
     raw = load(name)
     for part, images in (("x_train", raw.x_train), ("x_test", raw.x_test)):
         good = images.dtype == np.uint8 and images.ndim == 4 and len(images) > 0
@@ -58,6 +61,7 @@ def images_are_bytes(name: str) -> None:
 
 
 def labels_count_from_zero(name: str) -> None:
+    """int64 [N] in 0..K-1, every class among the training images, names for all or none."""
     raw = load(name)
     for part, labels, images in (("y_train", raw.y_train, raw.x_train), ("y_test", raw.y_test, raw.x_test)):
         good = labels.dtype == np.int64 and labels.shape == (len(images),)
@@ -70,6 +74,7 @@ def labels_count_from_zero(name: str) -> None:
 
 
 def statistics_fit_the_channels(name: str) -> None:
+    """A mean and a deviation per channel in units of [0, 1] pixels, and a known augmentation."""
     raw = load(name)
     channels = raw.input_shape[0]
     good = len(raw.mean) == len(raw.std) == channels
@@ -80,6 +85,7 @@ def statistics_fit_the_channels(name: str) -> None:
 
 
 def loading_again_gives_the_same(name: str) -> None:
+    """The same checksum twice, and no global random number drawn."""
     before = digest(list(np.random.get_state(legacy=True))[1:])
     hold(load(name).checksum() == load(name).checksum(), "two loads differ; draw from a generator with a fixed seed")
     hold(digest(list(np.random.get_state(legacy=True))[1:]) == before, "moves NumPy's global random state")

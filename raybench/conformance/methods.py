@@ -148,12 +148,14 @@ def docstring_names_paper_and_equation(name: str) -> None:
 
 
 def every_hyperparameter_is_documented(name: str) -> None:
+    """A docstring under each field."""
     cls = METHODS[name].hparams
     bare = set(cls.__dataclass_fields__) - set(field_docs(cls))  # type: ignore[attr-defined]
     hold(not bare, f"no docstring under {', '.join(sorted(bare))}")
 
 
 def defaults_lie_inside_their_ranges(name: str) -> None:
+    """The default is the first setting of a search, so it must be in the search space."""
     entry = METHODS[name]
     point = default_point(entry.hparams, {f: s.distribution for f, s in searched(entry.hparams).items()})
     hold(point is not None, "a searched field has no default, or one outside its range")
@@ -161,6 +163,7 @@ def defaults_lie_inside_their_ranges(name: str) -> None:
 
 
 def cost_and_batch_norm_are_declared(name: str) -> None:
+    """What lists show of a method beside its summary."""
     entry = METHODS[name]
     hold(bool(entry.complexity), 'complexity= must say what the method costs in sample passes, such as "E N_r"')
     hold(entry.batch_norm.split(" ")[0] in BUFFERS, f"batch_norm= must begin with one of {', '.join(BUFFERS)}")
@@ -170,6 +173,7 @@ def cost_and_batch_norm_are_declared(name: str) -> None:
 
 
 def weights_change_unless_declared(name: str) -> None:
+    """At some setting in range the result is another model than the original."""
     entry, original = METHODS[name], bench_of(name).original.model
     before = digest(weights(name, original.eval()))
     if entry.identity:
@@ -183,6 +187,7 @@ def weights_change_unless_declared(name: str) -> None:
 
 
 def searched_hyperparameter_matters_somewhere(name: str, field: str) -> None:
+    """Two values of a searched field give two results at some setting in range."""
     values = values_of(name, field)
     for setting in settings(name):
         base = dict(setting)
@@ -193,6 +198,7 @@ def searched_hyperparameter_matters_somewhere(name: str, field: str) -> None:
 
 
 def same_seed_gives_the_same_weights_whatever_the_global_seed(name: str) -> None:
+    """To the bit, on one machine."""
     seen = set()
     with torch.random.fork_rng(devices=[]):
         for global_seed in (1, 2):
@@ -202,6 +208,7 @@ def same_seed_gives_the_same_weights_whatever_the_global_seed(name: str) -> None
 
 
 def inputs_and_global_state_are_untouched(name: str) -> None:
+    """Data, original model, artefacts, random states and settings of torch are as they were."""
     bench, task = bench_of(name), task_of(name)
 
     def state() -> dict[str, Any]:
@@ -231,11 +238,13 @@ def inputs_and_global_state_are_untouched(name: str) -> None:
 
 
 def ends_of_the_ranges_run(name: str) -> None:
+    """No exception at the corners of the search space."""
     for setting in corners(name):
         outcome(name, tuple(sorted(setting)))  # non-finite weights are a result (status diverged), exceptions are not
 
 
 def result_is_finite_and_keeps_the_keys(name: str, model: str) -> None:
+    """A model with the keys and shapes of the original, finite weights, logits [n, K] and reports."""
     options: dict[str, Any] = {"model_options": NARROW} if model == "allcnn" else {}
     task = task_of(name, model=model, **options)
     before = {key: value.shape for key, value in task.model.state_dict().items()}
@@ -255,6 +264,7 @@ def result_is_finite_and_keeps_the_keys(name: str, model: str) -> None:
 
 
 def batch_norm_buffers_do_as_declared(name: str) -> None:
+    """``batch_norm=`` is what happens to the buffers of a network that has some."""
     entry = METHODS[name]
     task = task_of(name, model="allcnn", model_options=NARROW)
     before = {key: value.clone() for key, value in task.model.named_buffers()}
@@ -267,6 +277,7 @@ def batch_norm_buffers_do_as_declared(name: str) -> None:
 
 
 def request_in_scope_runs(name: str, kind: str) -> None:
+    """Requests of whole classes, of samples, or both: what ``scope`` says."""
     run_method(name, task_of(name, kind=kind))
 
 
@@ -297,6 +308,7 @@ def plant(task: UnlearningTask, place: str, calls: list[str]) -> None:
 
 
 def exceptions_propagate(name: str, place: str) -> None:
+    """What a pass, the loss or a checkpoint raises (a time limit, a stopping rule) ends the method."""
     task, calls = task_of(name), []  # type: ignore[var-annotated]
     plant(task, place, calls)
     try:
@@ -342,6 +354,7 @@ def shared_values_depend_on_nothing_else_and_change_nothing(name: str) -> None:
 
 
 def sample_passes_agree_with_the_flop_counter(name: str) -> None:
+    """The counted passes, in FLOP, are those of torch's own counter within 5 %."""
     task = task_of(name)
     with FlopCounterMode(display=False) as flops:
         run_method(name, task)
@@ -351,6 +364,7 @@ def sample_passes_agree_with_the_flop_counter(name: str) -> None:
 
 
 def runs_on_cuda(name: str) -> None:
+    """Finite logits on the device, where there is one."""
     if not torch.cuda.is_available():
         raise NotHere("no CUDA device here")
     result = run_method(name, task_of(name, device="cuda"))

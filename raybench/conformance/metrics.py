@@ -91,6 +91,7 @@ def shuffled(outputs: Outputs, seed: int) -> Outputs:
 
 
 def declares_what_it_is(name: str) -> None:
+    """Direction, unit and the words of an attack are there and fit together."""
     entry = METRICS[name]
     hold(entry.direction in BEST, f"direction= must be one of {', '.join(BEST)}, got {entry.direction!r}")
     hold(bool(entry.unit), "unit= must say what the number counts")
@@ -108,6 +109,7 @@ def _in_range(entry: MetricEntry, value: Any) -> None:
 
 
 def probe_gives_a_number_in_range_the_same_each_time(name: str) -> None:
+    """On the original of a small trained problem."""
     entry, context = METRICS[name], MetricContext(10, forget_classes=(0,))
     state = torch.get_rng_state()
     try:
@@ -120,11 +122,13 @@ def probe_gives_a_number_in_range_the_same_each_time(name: str) -> None:
 
 
 def number_in_range_or_a_reason(name: str, kind: str) -> None:
+    """A float in the declared range, or ``MetricUnavailable`` with a text."""
     entry, of_class = METRICS[name], kind == "class"
     _in_range(entry, value_of(entry, toy_outputs(1, of_class), toy_outputs(2, of_class), toy_context(of_class)))
 
 
 def order_of_samples_does_not_matter(name: str, kind: str) -> None:
+    """Equal within 1e-12 for three other orders."""
     entry, of_class = METRICS[name], kind == "class"
     ours, theirs = (toy_outputs(seed, of_class) for seed in (1, 2))
     value = value_of(entry, ours, theirs, toy_context(of_class))
@@ -136,6 +140,7 @@ def order_of_samples_does_not_matter(name: str, kind: str) -> None:
 
 
 def search_never_touches_the_test_set(name: str, kind: str) -> None:
+    """Without test outputs there is a value, unless the metric is declared ``final_only``."""
     entry, of_class = METRICS[name], kind == "class"
 
     def without_test(seed: int) -> Outputs:
@@ -154,6 +159,7 @@ def search_never_touches_the_test_set(name: str, kind: str) -> None:
 
 
 def equal_models_give_equal_values(name: str) -> None:
+    """The best value of a pair metric, and the same number twice of the others."""
     entry = METRICS[name]
     ours, copy = toy_outputs(3, True), toy_outputs(3, True)
     value = value_of(entry, ours, copy, toy_context(True))
@@ -162,6 +168,7 @@ def equal_models_give_equal_values(name: str) -> None:
 
 
 def broken_logits_have_a_reason(name: str, poison: float) -> None:
+    """Not a number that looks like one."""
     entry = METRICS[name]
     bad = toy_outputs(1, True)
     for split in bad.values():
@@ -177,6 +184,7 @@ def broken_logits_have_a_reason(name: str, poison: float) -> None:
 
 
 def absent_and_empty_splits_have_a_reason(name: str) -> None:
+    """Rows of a search, or of a scenario without forgotten classes, lack some splits."""
     entry = METRICS[name]
     empty = SplitOutputs(torch.empty(0, CLASSES), torch.empty(0, dtype=torch.int64))
     for outputs in (Outputs({}), Outputs(dict.fromkeys([*SIZES, *FORGOTTEN], empty))):

@@ -42,11 +42,13 @@ def noise(shape: Shape, n: int = 4) -> Tensor:
 
 
 def keeps_the_contract(name: str, shape: Shape) -> None:
+    """Every rule of ``raybench.contract``."""
     rules = broken_rules(build(name, shape), noise(shape), CLASSES)
     hold(not rules, "; ".join(rules))
 
 
 def every_parameter_learns(name: str, shape: Shape) -> None:
+    """A gradient that is not zero reaches all of them."""
     model = build(name, shape).train()
     nn.functional.cross_entropy(model(noise(shape, 8)), torch.arange(8) % CLASSES).backward()
     still = [key for key, p in model.named_parameters() if p.grad is None or not bool(p.grad.abs().sum() > 0)]
@@ -62,6 +64,7 @@ def samples_do_not_see_each_other(name: str, shape: Shape) -> None:
 
 
 def seed_decides_the_weights_and_nothing_else_does(name: str) -> None:
+    """Same seed, same weights; another seed, others under the same keys."""
     for shape in SHAPES:
         try:
             make = functools.partial(build, name, shape)

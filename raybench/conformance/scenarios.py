@@ -38,6 +38,7 @@ def cases(name: str) -> Iterator[Case]:
 
 
 def parameters_are_frozen_and_documented(name: str) -> None:
+    """A frozen dataclass with a docstring under each field."""
     params: Any = SCENARIOS[name].params
     frozen = hasattr(params, "__dataclass_params__") and params.__dataclass_params__.frozen
     hold(frozen, f"params= must be a frozen dataclass, got {params}")
@@ -46,6 +47,7 @@ def parameters_are_frozen_and_documented(name: str) -> None:
 
 
 def request_is_sound(name: str) -> None:
+    """Some samples, the same for the same generator, nothing else written or drawn."""
     entry = SCENARIOS[name]
     images = np.random.default_rng(0).integers(0, 256, (len(LABELS), 1, 8, 8), dtype=np.uint8)
     labels = LABELS.copy()

@@ -1,0 +1,122 @@
+"""The parts of the documents that are made from the code: the list of methods, the API reference, the templates.
+
+``python docs/generate.py`` writes them; a test holds the committed files to what this makes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from string import Template
+from typing import Any
+
+DOCS = Path(__file__).parent
+# What the API reference shows, in this order: module -> names. A class is shown with its public methods.
+PUBLIC: dict[str, tuple[str, ...]] = {
+    "raybench": ("run", "load_leaderboard", "load_trials", "pareto", "compare", "load_model"),
+    "raybench.run": ("Options", "Outcome"),
+    "raybench.task": ("UnlearningTask", "Facts", "UndeclaredAccess", "Stop"),
+    "raybench.data": ("Split", "RawData", "Request", "Pixels"),
+    "raybench.registry": (
+        "Registry", "MethodEntry", "TrainingEntry", "ModelEntry", "DatasetEntry", "ScenarioEntry", "MetricEntry", "Attack",
+    ),
+    "raybench.space": ("scientific", "nuisance", "at_least", "above"),
+    "raybench.contract": ("Classifier", "check_problem", "broken_rules"),
+    "raybench.options": ("checked_options",),
+    "raybench.outputs": ("Outputs", "SplitOutputs", "MetricContext"),
+    "raybench.probe": ("Probe",),
+    "raybench.training": ("TrainingJob", "Trained", "Recipe"),
+    "raybench.testing": ("make_task", "run_method", "make_bench", "make_probe"),
+    "raybench.conformance": ("check", "cases", "Finding"),
+    "raybench.errors": ("UserError", "MetricUnavailable"),
+}  # fmt: skip
+HEAD = """# API reference
+
+From the docstrings; `python docs/generate.py` writes this page. Accuracies are fractions, times seconds, images
+[n, channels, height, width], logits [n, classes].
+"""
+
+
+def members(cls: type) -> Iterator[tuple[str, Any]]:
+    """The public methods and properties that a class defines itself."""
+    for name, value in vars(cls).items():
+        if not name.startswith("_") and (inspect.isfunction(value) or isinstance(value, property)):
+            yield name, value
+
+
+def public() -> Iterator[tuple[str, str, Any]]:
+    """(module, name, object) of everything on the page; of classes their methods too, as ``Class.method``."""
+    for module, names in PUBLIC.items():
+        for name in names:
+            found = getattr(importlib.import_module(module), name)
+            yield module, name, found
+            if inspect.isclass(found):
+                yield from ((module, f"{name}.{inner}", value) for inner, value in members(found))
+
+
+def api() -> str:
+    """The page of the API."""
+    text, last = [HEAD], ""
+    for module, name, found in public():
+        if module != last:
+            text.append(f"## {module}\n")
+            last = module
+        whole = f"{name}{_signature(name, found)}"
+        text.append(f"{'####' if '.' in name else '###'} {name}\n")
+        text.append(f"```python\n{whole}\n```\n")
+        text.append(f"```text\n{inspect.getdoc(found) or ''}\n```\n")
+    return "\n".join(text)
+
+
+def _signature(name: str, found: Any) -> str:
+    if isinstance(found, property):
+        return ""
+    if inspect.isclass(found) and issubclass(found, Exception):
+        return "(...)"
+    if name == "UnlearningTask":
+        return "  # built by the harness, and by raybench.testing.make_task"
+    text = str(inspect.signature(found))
+    text = re.sub(r"<factory>|<function (\w+) at 0x\w+>", lambda m: m[1] or "...", text)
+    return re.sub(r"'([^',]*)'", r"\1", text) if "'" in text else text
+
+
+def templates() -> dict[str, str]:
+    """Kind -> the module that ``raybench new KIND my_KIND`` writes."""
+    made = {}
+    for kind in ("method", "model", "dataset", "scenario", "metric"):
+        values = {"name": f"my_{kind}", "Class": f"My{kind.capitalize()}", "Label": f"My {kind}", "kind": kind}
+        source = (DOCS.parent / "raybench" / "templates" / f"{kind}.py.txt").read_text()
+        made[kind] = Template(source).substitute(values)
+    return made
+
+
+def filled(text: str, mark: str, content: str) -> str:
+    """``text`` with ``content`` between the comments ``<!-- mark -->`` and ``<!-- end of mark -->``."""
+    start, end = f"<!-- {mark} -->\n", f"\n<!-- end of {mark} -->"
+    before, rest = text.split(start)
+    return before + start + content.rstrip("\n") + end + rest.split(end)[1]
+
+
+def pages() -> dict[Path, str]:
+    """Every page with generated parts, as it should be."""
+    command = [sys.executable, "-m", "raybench", "list", "methods", "--format", "markdown"]  # without tests' methods
+    table = subprocess.run(command, cwd=DOCS.parent, capture_output=True, text=True, check=True, timeout=120).stdout
+    extending = (DOCS / "extending.md").read_text()
+    for kind, source in templates().items():
+        extending = filled(extending, f"my_{kind}", f"```python\n{source}```")
+    return {
+        DOCS / "api.md": api(),
+        DOCS / "methods.md": filled((DOCS / "methods.md").read_text(), "methods table", table),
+        DOCS / "extending.md": extending,
+    }
+
+
+if __name__ == "__main__":
+    for path, text in pages().items():
+        path.write_text(text)
+        print(path)
