@@ -23,7 +23,8 @@ PUBLIC: dict[str, tuple[str, ...]] = {
     "raybench.task": ("UnlearningTask", "Facts", "UndeclaredAccess", "Stop"),
     "raybench.data": ("Split", "RawData", "Request", "Pixels"),
     "raybench.registry": (
-        "Registry", "MethodEntry", "TrainingEntry", "ModelEntry", "DatasetEntry", "ScenarioEntry", "MetricEntry", "Attack",
+        "Registry", "MethodEntry", "TrainingEntry", "ModelEntry", "DatasetEntry", "ScenarioEntry", "MetricEntry",
+        "Attack",
     ),
     "raybench.space": ("scientific", "nuisance", "at_least", "above"),
     "raybench.contract": ("Classifier", "check_problem", "broken_rules"),
@@ -45,7 +46,9 @@ From the docstrings; `python docs/generate.py` writes this page. Accuracies are 
 def members(cls: type) -> Iterator[tuple[str, Any]]:
     """The public methods and properties that a class defines itself."""
     for name, value in vars(cls).items():
-        if not name.startswith("_") and (inspect.isfunction(value) or isinstance(value, property)):
+        if name.startswith("_") or name in getattr(cls, "__dataclass_fields__", {}):  # a default may be a function
+            continue
+        if inspect.isfunction(value) or isinstance(value, property):
             yield name, value
 
 
@@ -53,7 +56,10 @@ def public() -> Iterator[tuple[str, str, Any]]:
     """(module, name, object) of everything on the page; of classes their methods too, as ``Class.method``."""
     for module, names in PUBLIC.items():
         for name in names:
-            found = getattr(importlib.import_module(module), name)
+            package = importlib.import_module(module)
+            found = getattr(package, name)
+            if inspect.ismodule(found):  # raybench.run, once the module of that name is imported
+                found = getattr(package, f"_{name}")
             yield module, name, found
             if inspect.isclass(found):
                 yield from ((module, f"{name}.{inner}", value) for inner, value in members(found))
@@ -80,9 +86,22 @@ def _signature(name: str, found: Any) -> str:
         return "(...)"
     if name == "UnlearningTask":
         return "  # built by the harness, and by raybench.testing.make_task"
-    text = str(inspect.signature(found))
-    text = re.sub(r"<factory>|<function (\w+) at 0x\w+>", lambda m: m[1] or "...", text)
-    return re.sub(r"'([^',]*)'", r"\1", text) if "'" in text else text
+    whole = inspect.signature(found)
+    bare = [
+        p if p.annotation is p.empty else p.replace(annotation=_Bare(p.annotation)) for p in whole.parameters.values()
+    ]
+    back = whole.return_annotation
+    whole = whole.replace(parameters=bare, return_annotation=back if back is whole.empty else _Bare(back))
+    return re.sub(r"<factory>|<function (\S+) at 0x\w+>", lambda m: (m[1] or "...").split(".")[-1], str(whole))
+
+
+class _Bare(str):
+    """An annotation as it is written, without the quotes that postponed ones are shown with."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 def templates() -> dict[str, str]:
@@ -97,9 +116,9 @@ def templates() -> dict[str, str]:
 
 def filled(text: str, mark: str, content: str) -> str:
     """``text`` with ``content`` between the comments ``<!-- mark -->`` and ``<!-- end of mark -->``."""
-    start, end = f"<!-- {mark} -->\n", f"\n<!-- end of {mark} -->"
+    start, end = f"<!-- {mark} -->\n", f"<!-- end of {mark} -->"
     before, rest = text.split(start)
-    return before + start + content.rstrip("\n") + end + rest.split(end)[1]
+    return before + start + content.rstrip("\n") + "\n" + end + rest.split(end)[1]
 
 
 def pages() -> dict[Path, str]:

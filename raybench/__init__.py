@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from raybench.run import Outcome
 
-__all__ = ["__version__", "compare", "load_leaderboard", "load_trials", "pareto", "run"]
+__all__ = ["__version__", "compare", "load_leaderboard", "load_model", "load_trials", "pareto", "run"]
 
 
 def run(
@@ -52,29 +52,76 @@ _run = run
 
 
 def load_trials(directory: str | os.PathLike[str], attempts: bool = False) -> pd.DataFrame:
-    """Every trial of a results folder, each id once (its last attempt; all of them with ``attempts``)."""
+    """Every trial of a results folder, each id once, search trials and references too.
+
+    Args:
+        directory: the results folder, a path or a URL such as ``s3://bucket/prefix``.
+        attempts: all attempts of a trial that ran more than once, not only the last.
+
+    Returns:
+        One row per trial: what it was (``method``, ``hparams`` as JSON, seeds, ``phase``), how it ended (``status``,
+        ``reason``), seconds (``unlearn_s``), sample passes, and of every metric ``<m>``, ``<m>_retrained`` and
+        ``<m>_gap`` (fractions, except where the metric says another unit).
+
+    Raises:
+        raybench.errors.UserError: no results there, or rows of a newer version.
+    """
     from raybench.leaderboard.query import load_trials
 
     return load_trials(directory, attempts)
 
 
 def load_leaderboard(directory: str | os.PathLike[str]) -> pd.DataFrame:
-    """One line per dataset, model, scenario, method and variant: means, intervals, costs, best hyperparameters."""
+    """One line per dataset, model, scenario, method and variant: means, intervals, costs, best hyperparameters.
+
+    Args:
+        directory: the results folder, a path or a URL such as ``s3://bucket/prefix``.
+
+    Returns:
+        ``<m>`` the mean over train seeds of a metric (a fraction, except where it says another unit), ``<m>_lo`` and
+        ``<m>_hi`` its 95 % interval, ``<m>_retrained``, ``<m>_gap``, ``<m>_floor``; ``unlearn_s``, ``tuning_s`` in
+        seconds; ``rank_group``, ``on_pareto_front``, ``unresolved``, ``gates`` (JSON), ``n``.
+
+    Raises:
+        raybench.errors.UserError: no results there, or rows of a newer version.
+    """
     from raybench.leaderboard.query import load_leaderboard
 
     return load_leaderboard(directory)
 
 
 def load_model(path: str | os.PathLike[str]) -> nn.Module:
-    """The network that ``raybench export`` wrote, with its weights, in evaluation mode; ``model.raybench`` says what it
-    is and how its input is normalised (see ``raybench.model_file.load_model``)."""
+    """The network that ``raybench export`` wrote, with its weights, in evaluation mode.
+
+    Args:
+        path: the safetensors file.
+
+    Returns:
+        Normalised images float32 [n, C, H, W] -> logits [n, K]; ``model.raybench`` says what it is and how its input is
+        normalised (see ``raybench.model_file.load_model``).
+
+    Raises:
+        raybench.errors.UserError: no such file, or not one that ``raybench export`` wrote.
+    """
     from raybench.model_file import load_model
 
     return load_model(path)
 
 
 def pareto(leaderboard: pd.DataFrame, cost: str = "unlearn_s", loss: str = "distance") -> pd.DataFrame:
-    """The lines that no other line of the same problem beats in both ``cost`` and ``loss`` (smaller is better)."""
+    """The lines that no other line of the same problem beats in both ``cost`` and ``loss`` (smaller is better).
+
+    Args:
+        leaderboard: what ``load_leaderboard`` gives; lines that fail a sanity gate, and references, are left out.
+        cost: a column such as ``unlearn_s`` (seconds), ``retrain_share`` or ``tuning_s``.
+        loss: a column such as ``distance``, or ``<m>_gap`` taken absolutely by you.
+
+    Returns:
+        A part of the lines, all columns kept.
+
+    Raises:
+        raybench.errors.UserError: a column that the leaderboard does not have.
+    """
     from raybench.leaderboard.query import pareto
 
     return pareto(leaderboard, cost, loss)

@@ -1,36 +1,66 @@
-"""The documents tell the truth: README tables, snippets and commands, jobs, cluster.yaml."""
+"""The documents tell the truth: tables, snippets, commands and links of README and docs/, jobs, cluster.yaml."""
 
 from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
 import pytest
 import yaml
 
+from docs.generate import pages
 from raybench.arguments import make_parser
 from raybench.experiment import load_experiment, make_experiment
-from raybench.run import Options, run
 from raybench.spec_file import read_spec
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
+    (ROOT / "docs").glob("*.md")
+)
 JOBS = sorted(path for path in (ROOT / "jobs").glob("*.yaml") if path.stem != "histories")  # not an experiment
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.S)
+def blocks(language: str, *pages: Path) -> list[str]:
+    return [block for page in pages for block in re.findall(rf"```{language}\n(.*?)```", page.read_text(), flags=re.S)]
 
 
-def test_methods_table_is_generated():
-    table = README.split("<!-- methods table -->\n")[1].split("\n<!-- end of methods table -->")[0]
-    command = [sys.executable, "-m", "raybench", "list", "methods", "--format", "markdown"]  # without tests' methods
-    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120).stdout
-    assert table == made.rstrip("\n"), "put there: raybench list methods --format markdown"
+def anchors(page: Path) -> set[str]:
+    """What a link may name behind #, as the forges make it of headings."""
+    headings = re.findall(r"(?m)^#+ (.*)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.S))
+    return {re.sub(r"[^a-z0-9_ -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def test_generated_parts_are_current():
+    for path, text in pages().items():
+        assert path.read_text() == text, f"{path.name} is not what python docs/generate.py writes"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", re.sub(r"```.*?```", "", page.read_text(), flags=re.S)):
+        name, _, anchor = target.partition("#")
+        linked = (page.parent / name).resolve() if name else page
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(linked), target
+
+
+def test_readme_fits_and_names_every_page():
+    assert len(README.splitlines()) < 200
+    assert all(f"(docs/{page.name})" in README for page in (ROOT / "docs").glob("*.md"))
+
+
+def test_recipes_run(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    source, found = blocks("python", ROOT / "docs" / "reading.md"), {}
+    recipes = re.findall(r"(?m)^## \d\.", (ROOT / "docs" / "reading.md").read_text())
+    assert len(recipes) == 5
+    assert len(source) >= 5
+    for block in source:
+        exec(block, found)  # as people paste them, one after the other
+    assert "deepclean" in capsys.readouterr().out
 
 
 def test_the_two_commands_of_a_newcomer_are_there():
@@ -40,44 +70,18 @@ def test_the_two_commands_of_a_newcomer_are_there():
 
 def test_every_command_parses():
     parser = make_parser()
-    lines = [line for block in blocks("bash") for line in block.replace("\\\n", " ").splitlines()]
+    lines = [line for block in blocks("bash", *PAGES) for line in block.replace("\\\n", " ").splitlines()]
     commands = [re.search(r"(?:python -m )?\braybench (?!run quickstart$).*", line) for line in lines]
     found = [shlex.split(m.group(0), comments=True) for m in commands if m]
-    assert len(found) >= 8
+    assert len(found) >= 20
     for words in found:
         parser.parse_args(words[words.index("raybench") + 1 :])
 
 
-def test_spec_of_the_readme_is_valid():
-    experiment = make_experiment(yaml.safe_load(blocks("yaml")[0]))
+@pytest.mark.parametrize("page", ["README.md", "docs/specs.md"])
+def test_spec_is_valid(page):
+    experiment = make_experiment(yaml.safe_load(blocks("yaml", ROOT / page)[0]))
     assert [c.variant for c in experiment.candidates if c.method == "deepclean"] == ["gamma=1", "gamma=2", "gamma=5"]
-
-
-def test_own_method_of_the_readme_is_ranked(tmp_path, monkeypatch):
-    source = next(block for block in blocks("python") if "# my_method.py" in block)
-    assert len(source.splitlines()) <= 60
-    (tmp_path / "readme_method.py").write_text(source)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    spec = {
-        "name": "own",
-        "plugins": ["readme_method"],
-        "problems": [{"dataset": {"name": "digits", "train_size": 200}, "models": ["mlp"], "scenarios": ["class"]}],
-        "methods": ["shrink"],
-        "recipe": {"epochs": 3},
-        "search": {"trials": 2, "round_size": 2},
-    }
-    from raybench import load_leaderboard
-    from raybench.registry import METHODS
-
-    try:
-        options = Options(results=str(tmp_path / "out"), store=str(tmp_path / "store"), serial=True, quiet=True)
-        outcome = run(spec, options=options)
-    finally:
-        METHODS._entries.pop("shrink", None)
-    assert outcome.exit_code == 0, outcome.bad
-    lines = load_leaderboard(tmp_path / "out").set_index("method")
-    assert lines.loc["shrink", "status"] == "ok"
-    assert lines.loc["shrink", "n"] == 3
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda p: p.stem)
@@ -85,7 +89,7 @@ def test_jobs_are_valid_and_named_after_their_file(path):
     experiment = load_experiment(str(path))
     assert experiment.name == path.stem
     assert experiment.description
-    assert path.stem in README
+    assert f"`{path.stem}`" in (ROOT / "docs" / "specs.md").read_text()
 
 
 def test_jobs_are_all_there():
