@@ -92,7 +92,8 @@ def _signature(name: str, found: Any) -> str:
     ]
     back = whole.return_annotation
     whole = whole.replace(parameters=bare, return_annotation=back if back is whole.empty else _Bare(back))
-    return re.sub(r"<factory>|<function (\S+) at 0x\w+>", lambda m: (m[1] or "...").split(".")[-1], str(whole))
+    text = re.sub(r"frozenset\(\{(.*?)\}\)", lambda m: "{" + ", ".join(sorted(m[1].split(", "))) + "}", str(whole))
+    return re.sub(r"<factory>|<function (\S+) at 0x\w+>", lambda m: (m[1] or "...").split(".")[-1], text)
 
 
 class _Bare(str):
