@@ -25,6 +25,10 @@ from raybench.training import Recipe, make_recipe
 from raybench.weights import OPTION as WEIGHTS
 from raybench.weights import without_weights
 
+ACCELERATOR = "accelerator_type:"  # nodes with such a GPU have 1 of this in Ray, and each trial takes a trace of it
+TRACE = 0.001
+OWN = ("cpu", "gpu", "memory", "object_store_memory")  # Ray's own resources
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -188,11 +192,29 @@ def _check_defaults(candidates: Sequence[Candidate], sampler: str) -> None:
 
 
 def _resources(spec: SpecFile) -> dict[str, float]:
-    """What one trial takes; ``device: cuda`` takes a whole GPU unless the spec says which share."""
-    given = {str(k): float(v) for k, v in spec.resources.items()}
-    if spec.device == "cuda" and given.get("gpu", 1.0) <= 0:
-        raise UserError(f"device: cuda needs resources.gpu above 0, got {given['gpu']:g}; ask for a share such as 0.25")
-    return {"cpu": 1.0, "gpu": 1.0 if spec.device == "cuda" else 0.0} | given
+    """What one trial takes: cpu, gpu, and others by the names that Ray has for them.
+
+    ``device: cuda`` takes a whole GPU unless the spec says which share.
+    """
+    given = spec.resources
+    if spec.device == "cuda" and given.gpu is not None and given.gpu <= 0:
+        raise UserError(f"device: cuda needs resources.gpu above 0, got {given.gpu:g}; ask for a share such as 0.25")
+    gpu = given.gpu if given.gpu is not None else float(spec.device == "cuda")
+    reserved = [name for name in given.custom if name.lower() in OWN or name.startswith(ACCELERATOR)]
+    if reserved:
+        raise UserError(
+            f"resources.custom must name resources of your own nodes, got {reserved[0]}; give cpu, gpu and "
+            "accelerator_type beside custom"
+        )
+    resources = {"cpu": 1.0 if given.cpu is None else given.cpu, "gpu": gpu, **given.custom}
+    if given.accelerator_type is not None:
+        if not gpu:
+            raise UserError(
+                f"resources.accelerator_type needs resources.gpu above 0, got {given.accelerator_type} and no GPU; "
+                "ask for a share, or leave it out"
+            )
+        resources[ACCELERATOR + given.accelerator_type] = TRACE
+    return resources
 
 
 def _default_metrics() -> tuple[str, ...]:

@@ -82,6 +82,13 @@ class SearchItem(Strict):
     select: Annotated[list[str], BeforeValidator(_text_list)] = Field(default=["distance"], min_length=1)
 
 
+class ResourcesItem(Strict):
+    cpu: Annotated[Real, Field(ge=0)] | None = None
+    gpu: Annotated[Real, Field(ge=0)] | None = None
+    accelerator_type: str | None = Field(default=None, min_length=1)
+    custom: dict[str, Annotated[Real, Field(gt=0)]] = Field(default_factory=dict)
+
+
 class ProblemItem(Strict):
     """One entry of ``problems:``; its models and scenarios are crossed."""
 
@@ -129,7 +136,7 @@ class SpecFile(Strict):
     recipe: dict[str, Any] = Field(default_factory=dict)
     validation: Real = Field(default=0.1, gt=0, lt=1)
     metrics: list[str] | None = Field(default=None, min_length=1)
-    resources: dict[Literal["cpu", "gpu"], Annotated[Real, Field(ge=0)]] = Field(default_factory=dict)
+    resources: ResourcesItem = ResourcesItem()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Whole = Field(default=1, ge=1, le=1024)
     time_limit: Real | None = Field(default=None, gt=0)
@@ -141,6 +148,7 @@ class SpecFile(Strict):
 _PARTS: dict[str, type[Strict]] = {
     "seeds": SeedsItem,
     "search": SearchItem,
+    "resources": ResourcesItem,
     "problems": ProblemItem,
     "methods": MethodItem,
 }

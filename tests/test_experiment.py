@@ -107,6 +107,19 @@ def test_resources_have_defaults(make_spec: Any) -> None:
     assert make_experiment(make_spec(resources={"gpu": 0.25})).resources == {"cpu": 1.0, "gpu": 0.25}
 
 
+def test_resources_of_a_kind_of_node(make_spec: Any) -> None:
+    asked = {"gpu": 0.5, "accelerator_type": "H100", "custom": {"big_disk": 1}}
+    wanted = {"cpu": 1.0, "gpu": 0.5, "accelerator_type:H100": 0.001, "big_disk": 1.0}
+    assert make_experiment(make_spec(resources=asked)).resources == wanted
+    for bad, said in (
+        ({"accelerator_type": "H100"}, r"accelerator_type needs resources\.gpu above 0, got H100"),
+        ({"custom": {"GPU": 1}}, r"resources\.custom must name resources of your own nodes, got GPU"),
+        ({"custom": {"big_disk": 0}}, r"custom\.big_disk must be above 0, got 0"),
+    ):
+        with pytest.raises(UserError, match=said):
+            make_experiment(make_spec(resources=bad))
+
+
 def test_scientific_fields_are_what_a_sweep_grids() -> None:
     assert scientific_fields(METHODS["deepclean"].hparams) == ["gamma"]
 

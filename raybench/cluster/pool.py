@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -28,6 +28,7 @@ class Place:
     cpu: float
     gpu: float
     node_id: str | None = None
+    custom: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -101,6 +102,7 @@ class Pool:
         for place in free[: max(0, waiting - len(self._idle) - len(self._starting))]:
             where = "DEFAULT" if place.node_id is None else NodeAffinitySchedulingStrategy(place.node_id, soft=True)
             options = {"num_cpus": place.cpu, "num_gpus": place.gpu, "scheduling_strategy": where}
+            options["resources"] = dict(place.custom)
             actor = ray.remote(TrialActor).options(**options).remote(self._kit)
             self._starting[actor.ready.remote()] = _Worker(actor, place)
 

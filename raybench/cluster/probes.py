@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import ray
 import torch
@@ -20,10 +20,10 @@ PROBE_S = 120.0  # a node that does not answer a trivial task for so long will n
 FREE_GPU_S = 60.0
 
 
-def probe_cuda(gpu: float, wait_s: float = FREE_GPU_S) -> bool:
-    """Whether torch sees CUDA in a process that holds ``gpu`` GPUs. ``UserError`` while all GPUs are taken (for
-    ``wait_s`` seconds: an autoscaler needs minutes to bring the first one)."""
-    reference = ray.remote(_cuda).options(num_cpus=0, num_gpus=gpu).remote()
+def probe_cuda(gpu: float, wait_s: float = FREE_GPU_S, custom: Mapping[str, float] | None = None) -> bool:
+    """Whether torch sees CUDA in a process that holds ``gpu`` GPUs and ``custom`` resources. ``UserError`` while all
+    are taken (for ``wait_s`` seconds: an autoscaler needs minutes to bring the first one)."""
+    reference = ray.remote(_cuda).options(num_cpus=0, num_gpus=gpu, resources=dict(custom or {})).remote()
     try:
         found: bool = ray.get(reference, timeout=wait_s)
     except ray.exceptions.GetTimeoutError:

@@ -15,7 +15,7 @@ from raybench.cluster.lease import start_coordinator
 from raybench.cluster.optuna_ask import ask_optuna_search
 from raybench.cluster.pool import Place, Pool
 from raybench.cluster.search import BoardSearcher, run_board
-from raybench.cluster.session import Session, fits
+from raybench.cluster.session import Session, custom_of, fits
 from raybench.cluster.shared import SharedTrainings
 from raybench.cluster.trial_actor import Kit, node_name
 from raybench.leaderboard.schema import MetricInfo
@@ -133,10 +133,10 @@ class RayExecutor:
             return
         self._release()
         cpu, gpu = self._resources["cpu"], self._resources["gpu"]
-        wanted = {"cpu": cpu, "gpu": max(1.0, gpu) if gpu else 0.0}
+        wanted = {**self._resources, "gpu": max(1.0, gpu) if gpu else 0.0}
         nodes = [n for n in self._session.nodes() if fits(n["Resources"], wanted)]
         largest = max(nodes, key=lambda n: n["Resources"].get("memory", 0.0), default=None)
-        place = Place(wanted["cpu"], wanted["gpu"])  # an autoscaler's node that has gone by now
+        place = Place(cpu, wanted["gpu"], custom=custom_of(wanted))  # an autoscaler's node that has gone by now
         if largest is not None:
             place = dataclasses.replace(place, cpu=largest["Resources"]["CPU"], node_id=largest["NodeID"])
         self._pool = Pool(dataclasses.replace(self._kit, gpu=place.gpu, exclusive=True, last=True), [place])
@@ -145,15 +145,18 @@ class RayExecutor:
 
     def _places(self, cuda: bool, timed: bool) -> list[Place]:
         cpu, gpu = self._resources["cpu"], self._resources["gpu"]
+        custom = custom_of(self._resources)
         if cuda:
             gpu = max(1.0, gpu)
         elif self._exclusive and timed:
-            nodes = {n["NodeID"]: n["Resources"].get("CPU", 0.0) for n in self._session.nodes()}
-            whole = [Place(cpus, gpu, node_id) for node_id, cpus in sorted(nodes.items()) if cpus >= cpu]
+            nodes = {
+                n["NodeID"]: n["Resources"] for n in self._session.nodes() if fits(n["Resources"], self._resources)
+            }
+            whole = [Place(found["CPU"], gpu, node_id, custom) for node_id, found in sorted(nodes.items())]
             if whole:  # none where an autoscaler has still to bring the first node: one trial at a time then
                 return whole
-            return [Place(cpu, gpu)]
-        return [Place(cpu, gpu)] * self._session.slots({"cpu": cpu, "gpu": gpu})
+            return [Place(cpu, gpu, custom=custom)]
+        return [Place(cpu, gpu, custom=custom)] * self._session.slots({**self._resources, "gpu": gpu})
 
     def _alone(self, slots: int) -> bool:
         """A local Ray with one slot runs one trial at a time."""

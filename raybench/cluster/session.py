@@ -9,7 +9,7 @@ import secrets
 import socket
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from ray._private import services
 from raybench.cluster.aggregator import last_line
 from raybench.cluster.probes import FREE_GPU_S, check_nodes, probe_cuda
 from raybench.errors import UserError
+from raybench.experiment import ACCELERATOR
 from raybench.version import PACKAGE
 
 SILENT: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -97,32 +98,36 @@ class Session:
         return {key: float(max(alive.get(key, 0.0), grown.get(key, 0.0))) for key in ("CPU", "GPU")}
 
     def fit(self, resources: Mapping[str, float]) -> Fit:
-        """Resolve ``resources: {cpu, gpu}`` of a spec on this cluster; ``UserError`` if no trial fits.
+        """Resolve the resources of an experiment (cpu, gpu, others by Ray's names) on this cluster; ``UserError`` if no
+        trial fits.
 
-        A GPU share is dropped where the cluster has no GPU, and kept where it has some (so that packing is the
-        same) even if torch cannot use them.
+        A GPU share is dropped where the cluster has no GPU, and with it the type of GPU; it is kept where it has some
+        (so that packing is the same) even if torch cannot use them.
         """
         cpu, gpu = float(resources.get("cpu", 1.0)), float(resources.get("gpu", 0.0))
         if cpu <= 0 or gpu < 0:
             raise UserError(f"resources must be cpu above 0 and gpu from 0, got {cpu:g} and {gpu:g}; mend the spec")
         if gpu > 1 and gpu != int(gpu):
             raise UserError(f"resources.gpu must be at most 1 or a whole number, got {gpu:g}; round it")
-        note = ""
+        note, custom = "", custom_of(resources)
         if gpu and self.resources()["GPU"] == 0:
             note, gpu = f"the cluster has no GPU: trials run on CPU, resources.gpu {gpu:g} is dropped", 0.0
-        wanted = {"cpu": cpu, "gpu": gpu}
+            custom = {name: amount for name, amount in custom.items() if not name.startswith(ACCELERATOR)}
+        wanted = {"cpu": cpu, "gpu": gpu, **custom}
         slots = self.slots(wanted)
         if slots == 0:
+            asked = ", ".join(f"{name}: {amount:g}" for name, amount in wanted.items())
             raise UserError(
-                f"a trial must fit on one node, got resources {{cpu: {cpu:g}, gpu: {gpu:g}}} and nodes with "
-                f"{self._describe()}; ask for less in the spec, or add a node"
+                f"a trial must fit on one node, got resources {{{asked}}} and nodes with {self._describe(custom)}; "
+                "ask for less in the spec, or add a node"
             )
         return Fit(wanted, slots, note)
 
     def device_type(self, device: str, resources: Mapping[str, float]) -> str:
         """``cpu`` or ``cuda`` for ``device: auto | cpu | cuda`` of a spec. CUDA if trials hold a share of a GPU and
         torch sees it on the nodes; ``UserError`` where it is demanded and that is not so."""
-        gpu = self.fit(resources).resources["gpu"]
+        wanted = self.fit(resources).resources
+        gpu = wanted["gpu"]
         if device == "cpu" or (device == "auto" and gpu == 0):
             return "cpu"
         if gpu == 0:
@@ -130,7 +135,7 @@ class Session:
                 f"device cuda needs a cluster with GPUs and a share of one per trial, got {self.resources()['GPU']:g} "
                 f"GPUs and resources.gpu {resources.get('gpu', 0.0):g}; set resources.gpu, or ask for device: auto"
             )
-        if probe_cuda(gpu, FREE_GPU_S if _grown() is None else GROW_S):
+        if probe_cuda(gpu, FREE_GPU_S if _grown() is None else GROW_S, custom_of(wanted)):
             return "cuda"
         if device == "cuda":
             raise UserError(
@@ -158,9 +163,14 @@ class Session:
         if self.mine:
             ray.shutdown()
 
-    def _describe(self) -> str:
-        found = [n["Resources"] for n in self.nodes()]
-        return "; ".join(f"{r.get('CPU', 0):g} CPUs, {r.get('GPU', 0):g} GPUs" for r in found)
+    def _describe(self, custom: Iterable[str]) -> str:
+        """The nodes with what was asked for of theirs, and the types of their GPUs."""
+        found = []
+        for node in (n["Resources"] for n in self.nodes()):
+            names = [name for name in node if name in custom or name.startswith(ACCELERATOR)]
+            others = "".join(f", {name}: {node[name]:g}" for name in sorted(names))
+            found.append(f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs{others}")
+        return "; ".join(found)
 
 
 def _checked(slots: int | None) -> int | None:
@@ -243,4 +253,11 @@ def fits(node: Mapping[str, float], wanted: Mapping[str, float]) -> int:
         found = min(found, int(node.get("GPU", 0.0) / gpu + margin))
     elif gpu > 0:
         found = min(found, int(node.get("GPU", 0.0)) * int(1 / gpu + margin))
+    for name, amount in custom_of(wanted).items():
+        found = min(found, int(node.get(name, 0.0) / amount + margin))
     return found
+
+
+def custom_of(resources: Mapping[str, float]) -> dict[str, float]:
+    """What Ray calls the custom resources among them: all but cpu and gpu."""
+    return {name: amount for name, amount in resources.items() if name not in ("cpu", "gpu")}

@@ -17,7 +17,7 @@ import ray
 import torch
 
 from raybench.cluster.aggregator import last_line
-from raybench.cluster.session import Session
+from raybench.cluster.session import Session, custom_of
 from raybench.content_store import ContentStore
 from raybench.errors import UserError
 from raybench.problem import Problem, load_data, make_problem
@@ -129,7 +129,7 @@ def _fit(commission: Commission, workers: int, resources: Mapping[str, float]) -
     from ray.train.torch import TorchConfig, TorchTrainer
 
     cuda = commission.problem.device_type == "cuda"
-    amounts = {"CPU": resources["cpu"], **({"GPU": resources["gpu"]} if cuda else {})}
+    amounts = {"CPU": resources["cpu"], **({"GPU": resources["gpu"]} if cuda else {}), **custom_of(resources)}
     for left in reversed(range(TRIES)):
         with tempfile.TemporaryDirectory(prefix="raybench-train-", ignore_cleanup_errors=True) as scratch:
             trainer = TorchTrainer(

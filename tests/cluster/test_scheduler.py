@@ -199,3 +199,18 @@ def test_a_worker_that_cannot_load_the_code_stops_the_run_in_one_line(local_ray,
         pool.run([SimpleNamespace(to_dict=dict)], finished=None, fail=None)
     assert "only_the_driver_has_this" in str(caught.value)
     pool.close()
+
+
+def test_trials_may_ask_for_nodes_of_a_kind(drive, on, capped, spec):
+    """Every head has one ``node:__internal_head__``: a quarter of it each, in the pool and in the search."""
+    kind = {"cpu": 1.0, "gpu": 0.0, "node:__internal_head__": 0.25}
+    assert capped().fit(kind).slots == 4  # of eight CPUs
+    held = []
+
+    def look(row):
+        left = ray.available_resources()
+        held.append(1.0 - left.get("node:__internal_head__", 0.0))
+
+    driven = drive(spec(search={"trials": 4, "round_size": 4}), on(capped(2), resources=kind), told=look)
+    assert set(driven.store.trials()["status"]) == {"ok"}
+    assert max(held) == pytest.approx(0.5)

@@ -27,6 +27,18 @@ from raybench.errors import UserError
         ({"CPU": 4.0}, {"cpu": 3, "gpu": 0.0}, 1),
         ({"CPU": 0.0, "GPU": 1.0}, {"cpu": 1, "gpu": 0.0}, 0),
         ({"CPU": 0.3}, {"cpu": 0.1, "gpu": 0.0}, 3),
+        ({"CPU": 8.0, "big_disk": 2.0}, {"cpu": 1, "gpu": 0.0, "big_disk": 1}, 2),
+        ({"CPU": 8.0}, {"cpu": 1, "gpu": 0.0, "big_disk": 1}, 0),
+        (
+            {"CPU": 8.0, "GPU": 2.0, "accelerator_type:H100": 1.0},
+            {"cpu": 1, "gpu": 0.5, "accelerator_type:H100": 0.001},
+            4,
+        ),
+        (
+            {"CPU": 8.0, "GPU": 2.0, "accelerator_type:T4": 1.0},
+            {"cpu": 1, "gpu": 0.5, "accelerator_type:H100": 0.001},
+            0,
+        ),
     ],
 )
 def test_trials_per_node(node, wanted, fits):
@@ -46,6 +58,10 @@ def test_fit_and_cap(local_ray, capped):
     [
         ({"cpu": 9}, "fit on one node, got resources {cpu: 9, gpu: 0} and nodes with 8 CPUs, 2 GPUs"),
         ({"cpu": 1, "gpu": 3}, "fit on one node"),
+        (
+            {"cpu": 1, "gpu": 0.5, "accelerator_type:H100": 0.001},
+            "got resources {cpu: 1, gpu: 0.5, accelerator_type:H100: 0.001} and nodes with 8 CPUs, 2 GPUs; ask",
+        ),
         ({"cpu": 0, "gpu": 0.5}, "cpu above 0"),
         ({"cpu": 1, "gpu": 1.5}, "whole number, got 1.5"),
     ],
@@ -78,12 +94,12 @@ def test_device_needs_a_share_and_a_torch_that_sees_it(local_ray, monkeypatch):
     assert local_ray.device_type("cpu", share) == "cpu"
     with pytest.raises(UserError, match=r"set resources\.gpu"):
         local_ray.device_type("cuda", {"cpu": 1})
-    monkeypatch.setattr(session, "probe_cuda", lambda gpu, wait_s: False)
+    monkeypatch.setattr(session, "probe_cuda", lambda gpu, wait_s, custom: False)
     assert local_ray.device_type("auto", share) == "cpu"
     with pytest.raises(UserError, match="cannot; install one with CUDA"):
         local_ray.device_type("cuda", share)
     waited = []
-    monkeypatch.setattr(session, "probe_cuda", lambda gpu, wait_s: waited.append(wait_s) or True)
+    monkeypatch.setattr(session, "probe_cuda", lambda gpu, wait_s, custom: waited.append(wait_s) or True)
     assert local_ray.device_type("auto", share) == "cuda"
     monkeypatch.setattr(session, "_grown", lambda: {"CPU": 64, "GPU": 16})
     assert local_ray.device_type("auto", share) == "cuda"
