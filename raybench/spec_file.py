@@ -83,6 +83,8 @@ class SearchItem(Strict):
 
 
 class ResourcesItem(Strict):
+    """What one trial takes, and on which kind of node."""
+
     cpu: Annotated[Real, Field(ge=0)] | None = None
     gpu: Annotated[Real, Field(ge=0)] | None = None
     accelerator_type: str | None = Field(default=None, min_length=1)
