@@ -23,7 +23,45 @@ EXAMPLES = """examples:
   raybench reproduce mnemonic --data DIR           a source document's numbers beside ours
   raybench report raybench-runs/quickstart         one HTML page that opens offline
   raybench figures raybench-runs/gamma_sweep       the figures that its rows allow
+  raybench new method my_method                    a plug-in of your own that works, to be changed
 """
+
+
+# One or two of each command, under its help.
+EXAMPLES_OF = {
+    "run": (
+        "raybench run quickstart",
+        "raybench run my.yaml --data ~/data --set search.trials=4 --serial",
+        "raybench run my.yaml --address auto --results s3://bucket/my --yes",
+    ),
+    "reproduce": ("raybench reproduce deepclean", "raybench reproduce mnemonic --scale full --data ~/data --plan"),
+    "plan": ("raybench plan quickstart", "raybench plan my.yaml --data ~/data --format json"),
+    "leaderboard": (
+        "raybench leaderboard raybench-runs/quickstart --by scenario",
+        "raybench leaderboard raybench-runs/a raybench-runs/b --overall --format latex",
+    ),
+    "compare": ("raybench compare raybench-runs/before raybench-runs/after --metrics distance,test_accuracy",),
+    "status": ("raybench status raybench-runs/quickstart",),
+    "show": ("raybench show 4f2a --results raybench-runs/quickstart",),
+    "again": ("raybench again 4f2a --results raybench-runs/quickstart --keep weights",),
+    "export": ("raybench export 4f2a model.safetensors --results raybench-runs/quickstart",),
+    "retry": ("raybench retry --failed raybench-runs/quickstart",),
+    "list": ("raybench list methods", "raybench list metrics --format json"),
+    "figures": ("raybench figures raybench-runs/gamma_sweep --out figures",),
+    "report": ("raybench report raybench-runs/quickstart --out page.html --figures figures",),
+    "new": ("raybench new method my_method", "raybench new dataset my_data --into ~/plugins/my_data"),
+    "check-plugin": ("raybench check-plugin my_method", "raybench check-plugin my_package.methods --format json"),
+    "doctor": ("raybench doctor --data ~/data", "raybench doctor --address auto --format json"),
+}
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Descriptions are filled to the width of the terminal; examples stay as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if text.startswith("example"):
+            return "".join(indent + line for line in text.splitlines(keepends=True))
+        return super()._fill_text(text, width, indent)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -54,7 +92,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="raybench",
         description="Which machine-unlearning method forgets best, at what cost, on my data and my model?",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Formatter,
     )
     parser.add_argument("--version", action="store_true", help="print the version and stop")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
@@ -135,6 +173,7 @@ def make_parser() -> argparse.ArgumentParser:
     retry.add_argument("--serial", action="store_true", help="in this process, without Ray")
     retry.add_argument("--address", help="a Ray cluster: auto, or host:port")
     retry.add_argument("--slots", type=int, help="trials at once on this machine (default: its cores)")
+    _add_loudness(retry)
 
     listing = commands.add_parser("list", help="what can be named in a spec")
     kinds = ("methods", "models", "datasets", "scenarios", "metrics", "specs", "deviations", "gates")
@@ -172,6 +211,11 @@ def make_parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="what works here: devices, Ray, data, versions")
     doctor.add_argument("--data", metavar="DIR", help="where datasets are (or RAYBENCH_DATA)")
     doctor.add_argument("--address", help="also look at this Ray cluster")
+    doctor.add_argument("--format", choices=("table", "json"), default="table")
+    for name, command in commands.choices.items():
+        command.formatter_class = _Formatter
+        shown = EXAMPLES_OF[name]
+        command.epilog = "\n  ".join([f"example{'s' if len(shown) > 1 else ''}:", *shown])
     return parser
 
 
@@ -191,7 +235,16 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--address", help="a Ray cluster: auto, or host:port")
     parser.add_argument("--slots", type=int, help="trials at once on this machine (default: its cores)")
     parser.add_argument("--no-once", action="store_true", help="share nothing between trials; results are the same")
-    parser.add_argument("--quiet", action="store_true", help="no progress, only the table")
+    parser.add_argument("--yes", action="store_true", help="do not ask before a long run (asked on a terminal only)")
+    _add_loudness(parser)
+
+
+def _add_loudness(parser: argparse.ArgumentParser) -> None:
+    loud = parser.add_mutually_exclusive_group()
+    loud.add_argument("--quiet", action="store_true", help="no progress, only the table")
+    loud.add_argument("--verbose", action="store_true", help="a line for every trial that ends")
+    parser.add_argument("--format", choices=("table", "json"), default="table",
+                        help="json: what ran, what failed and where it is, for programs")  # fmt: skip
 
 
 def _add_places(parser: argparse.ArgumentParser, *, results: bool) -> None:

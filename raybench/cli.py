@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from raybench.arguments import make_parser
 from raybench.errors import UserError
+
+RESUMED = ("run", "reproduce", "retry")  # commands that go on where they were
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"raybench: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("raybench: interrupted; the same command goes on from here", file=sys.stderr)
+        same = shlex.join(["raybench", *(sys.argv[1:] if argv is None else argv)])
+        lost = f"; no finished row is lost, this goes on from here: {same}" if arguments.command in RESUMED else ""
+        print(f"raybench: interrupted{lost}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 0
@@ -51,20 +56,33 @@ def _options(arguments: argparse.Namespace) -> Any:
         address=given.get("address"),
         slots=slots,
         use_once=not given.get("no_once", False),
-        quiet=given.get("quiet", False),
+        quiet=given.get("quiet", False) or given.get("format") == "json",
+        verbose=given.get("verbose", False),
     )
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from raybench.run import run
 
-    return _tell(run(arguments.spec, options=_options(arguments), settings=arguments.settings))
+    options = _options(arguments)
+    if not _confirmed(arguments, arguments.spec, options):
+        return 130
+    return _tell(run(arguments.spec, options=options, settings=arguments.settings), arguments.format)
+
+
+def _confirmed(arguments: argparse.Namespace, spec: str, options: Any) -> bool:
+    from raybench.confirm import confirmed
+
+    if arguments.yes or confirmed(spec, arguments.settings, options):
+        return True
+    print("raybench: nothing was started", file=sys.stderr)
+    return False
 
 
 def _retry(arguments: argparse.Namespace) -> int:
     from raybench.retry import retry_failed
 
-    return _tell(retry_failed(arguments.results, _options(arguments)))
+    return _tell(retry_failed(arguments.results, _options(arguments)), arguments.format)
 
 
 def _reproduce(arguments: argparse.Namespace) -> int:
@@ -75,9 +93,14 @@ def _reproduce(arguments: argparse.Namespace) -> int:
         from raybench.forecast import forecast
 
         spec = spec_of(arguments.document, arguments.scale)
-        print(forecast(spec, arguments.settings, _options(arguments), "table"))
+        print(forecast(spec, arguments.settings, _options(arguments), arguments.format))
         return 0
-    outcome, frame = reproduce(arguments.document, arguments.scale, _options(arguments), arguments.settings)
+    options = _options(arguments)
+    if not _confirmed(arguments, spec_of(arguments.document, arguments.scale), options):
+        return 130
+    outcome, frame = reproduce(arguments.document, arguments.scale, options, arguments.settings)
+    if arguments.format == "json":
+        return _outcome_json(outcome)
     print(table(read_published(arguments.document), frame))
     code = _counts(outcome)
     print(f"published beside ours: {outcome.results}/{PAGE}")
@@ -141,8 +164,21 @@ def _report(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _tell(outcome: Any) -> int:
+def _outcome_json(outcome: Any) -> int:
+    """What ran, what went wrong, and where everything is, for programs."""
+    import dataclasses
+    import json
+
+    leaderboard = f"{outcome.results}/leaderboard.parquet"
+    record = dataclasses.asdict(outcome) | {"exit_code": outcome.exit_code, "leaderboard": leaderboard}
+    print(json.dumps(record, indent=1))
+    return int(outcome.exit_code)
+
+
+def _tell(outcome: Any, form: str) -> int:
     """The table, what went wrong, and where everything is."""
+    if form == "json":
+        return _outcome_json(outcome)
     from raybench.leaderboard.query import load_leaderboard, render
     from raybench.leaderboard.render import wants_colour
 
@@ -258,7 +294,7 @@ def _check_plugin(arguments: argparse.Namespace) -> int:
 def _doctor(arguments: argparse.Namespace) -> int:
     from raybench.doctor import examine
 
-    report, healthy = examine(arguments.data, arguments.address)
+    report, healthy = examine(arguments.data, arguments.address, arguments.format)
     print(report)
     return 0 if healthy else 1
 

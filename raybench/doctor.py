@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -33,8 +34,8 @@ class Check:
     text: str
 
 
-def examine(data: str | None, address: str | None) -> tuple[str, bool]:
-    """The report, and whether everything that a run needs works."""
+def examine(data: str | None, address: str | None, form: str = "table") -> tuple[str, bool]:
+    """The report as table or json (a list of objects), and whether everything that a run needs works."""
     checks = [
         Check("raybench", True, f"{__version__} at {PACKAGE}"),
         Check("python", True, f"{platform.python_version()} on {platform.platform()}"),
@@ -46,10 +47,13 @@ def examine(data: str | None, address: str | None) -> tuple[str, bool]:
         *(_dataset(name, data_root(data)) for name in DATASETS.names() if name not in OWN),
         _check("ray", lambda: _ray(address)),
     ]
+    healthy = all(check.ok is not False for check in checks)
+    if form == "json":
+        return json.dumps([asdict(check) for check in checks], indent=1), healthy
     marks = {True: "ok", False: "FAIL", None: "-"}
     width = max(len(check.name) for check in checks)
     lines = [f"{marks[check.ok]:<5}{check.name:<{width}}  {check.text}" for check in checks]
-    return "\n".join(lines), all(check.ok is not False for check in checks)
+    return "\n".join(lines), healthy
 
 
 def _check(name: str, look: Callable[[], str]) -> Check:

@@ -25,12 +25,18 @@ PROBE_BATCHES = 3
 
 def forecast(spec: str, settings: Sequence[str], options: Options, form: str) -> str:
     """The plan of a spec as a table or JSON."""
+    report = look_ahead(spec, settings, options)
+    return json.dumps(report, indent=1) if form == "json" else plan_table(report)
+
+
+def look_ahead(spec: str, settings: Sequence[str], options: Options) -> dict[str, Any]:
+    """The plan of a spec: trials per stage, and ``estimate``, ``seconds`` of one device with their basis."""
     raw = apply_settings(read_spec(spec), settings)
     prepared = prepare(raw, options, cluster_device(raw, options), write=False)
     stages = count(prepared.plan, prepared.ledger)
     missing = sum(stage["to_run"] for stage in stages.values())
     estimate = estimate_s(prepared, stages) if missing else {"seconds": 0.0, "basis": "nothing to run"}
-    report = {
+    return {
         "experiment": prepared.experiment.name,
         "results": prepared.results,
         "store": prepared.store,
@@ -40,7 +46,6 @@ def forecast(spec: str, settings: Sequence[str], options: Options, form: str) ->
         "skipped_lines": sum(line.skip is not None for line in prepared.plan.lines),
         "estimate": estimate,
     }
-    return json.dumps(report, indent=1) if form == "json" else _table(report)
 
 
 def estimate_s(prepared: Prepared, stages: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
@@ -86,7 +91,8 @@ def _training_s(prepared: Prepared, problem: ProblemSpec) -> float:
     return min(times[1:]) * recipe.epochs * samples / recipe.batch_size
 
 
-def _table(report: Mapping[str, Any]) -> str:
+def plan_table(report: Mapping[str, Any]) -> str:
+    """``look_ahead`` for people."""
     table = Table(box=None, pad_edge=False)
     for column in ("stage", "trials", "done", "to run"):
         table.add_column(column, justify="left" if column == "stage" else "right")

@@ -55,9 +55,10 @@ class Stage:
 class Reporter:
     """Prints stages and messages to ``stream`` (standard error): bars on a terminal, lines elsewhere."""
 
-    def __init__(self, stream: TextIO | None = None, quiet: bool = False) -> None:
+    def __init__(self, stream: TextIO | None = None, quiet: bool = False, verbose: bool = False) -> None:
         self._stream = stream or sys.stderr
         self._quiet = quiet
+        self._verbose = verbose and not quiet
         self._console = Console(file=self._stream, highlight=False)
         self._progress: Progress | None = None
         self.now: Stage | None = None
@@ -66,6 +67,11 @@ class Reporter:
         """One line for people."""
         if not self._quiet:
             self._console.print(text, soft_wrap=True, markup=False)
+
+    def _tell(self, stage: Stage, row: Mapping[str, Any]) -> None:
+        """A trial that ended, where every one is to be told."""
+        if self._verbose:
+            self.say(f"{stage.name}: {ended_line(row)}")
 
     def doing(self) -> dict[str, Any]:
         """The stage under way; nothing before the first."""
@@ -97,6 +103,7 @@ class Reporter:
 
             def advance(row: Mapping[str, Any]) -> None:
                 stage.take(row)
+                self._tell(stage, row)
                 progress.update(task, completed=stage.done, note=stage.note)
 
             yield advance
@@ -112,6 +119,7 @@ class Reporter:
 
         def advance(row: Mapping[str, Any]) -> None:
             stage.take(row)
+            self._tell(stage, row)
             if stage.done == stage.total:
                 tell()
             elif time.monotonic() - last >= PLAIN_EVERY_S:
@@ -123,6 +131,14 @@ class Reporter:
         yield advance
         if told < stage.ran:  # settings that share a row leave the count short of the total
             tell()
+
+
+def ended_line(row: Mapping[str, Any]) -> str:
+    """A trial that ended, in one line: what, how, and the seconds of unlearning."""
+    cell = "/".join(str(row[k]) for k in ("dataset", "model", "scenario", "method") if row.get(k))
+    seconds = "" if row.get("unlearn_s") is None else f" in {row['unlearn_s']:.3g} s"
+    reason = f": {row['reason']}" if row.get("reason") else ""
+    return f"{cell} seed {row.get('train_seed')}: {row['status']}{seconds}{reason} (trial {row['trial_id']})"
 
 
 def bad_line(row: Mapping[str, Any]) -> str:

@@ -45,7 +45,7 @@ def reproduce(
     Says what the spec needs before it starts. Bad input and missing data are a ``UserError`` before any training.
     """
     spec, options = spec_of(name, scale), options or Options()
-    reporter = Reporter(quiet=options.quiet)
+    reporter = Reporter(quiet=options.quiet, verbose=options.verbose)
     reporter.say(" ".join(f"{spec}: {read_spec(spec)['description']}".split()))
     outcome = run(spec, options=options, settings=settings, reporter=reporter)
     published = read_published(name)

@@ -50,6 +50,7 @@ class Options:
     slots: int | None = None
     use_once: bool = True
     quiet: bool = False
+    verbose: bool = False  # a line for every trial that ends
 
 
 @dataclass
@@ -144,7 +145,7 @@ def run(
     (``raybench retry``). Bad input is a ``UserError`` before anything is trained.
     """
     options = options or Options()
-    reporter = reporter or Reporter(quiet=options.quiet)
+    reporter = reporter or Reporter(quiet=options.quiet, verbose=options.verbose)
     raw = apply_settings(spec if isinstance(spec, Mapping) else read_spec(spec), settings)
     session: Any = None
     device_type = None

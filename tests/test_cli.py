@@ -432,4 +432,5 @@ def test_interrupt_says_that_the_command_goes_on(cli: Any, make_spec: Any, monke
     monkeypatch.setattr("raybench.run.prepare", interrupt)
     said = cli("run", "{spec}", "--serial", spec=make_spec())
     assert said.code == 130
-    assert said.err == "raybench: interrupted; the same command goes on from here\n"
+    lost = "no finished row is lost, this goes on from here: raybench run spec.yaml --serial"
+    assert said.err == f"raybench: interrupted; {lost}\n"
