@@ -53,6 +53,9 @@ class Sleeper(tune.Trainable):
         self.request = new_config["request"]
         return True
 
+    def feed(self, request: dict[str, Any]) -> None:
+        self.request = request
+
     def step(self) -> dict[str, Any]:
         began = time.time()
         time.sleep(self.seconds)
@@ -71,7 +74,7 @@ class Sleeper(tune.Trainable):
             "gpu": str(ray.get_gpu_ids()[0]),
             "torch": "torch" in sys.modules,
         }
-        return {"outcome": SimpleNamespace(row=row, handed_back="", memory=False), "done": True}
+        return {"outcome": SimpleNamespace(row=row, handed_back="", memory=False)}
 
 
 class Watch(threading.Thread):
@@ -117,12 +120,15 @@ def resident_mb() -> float:
 
 def make_plan(searches: int, trials: int) -> Plan:
     """As many searches (a class of one of several small models each) with equally many trials."""
-    models = [{"name": "mlp", "hidden": [width]} for width in range(8, 8 + -(-searches // 10))]
+    wide = math.ceil(searches / 10)
+    problems = {
+        "dataset": "digits",
+        "models": [{"name": "mlp", "hidden": [width]} for width in range(8, 8 + wide)],
+        "scenarios": [{"class": {"classes": [c]}} for c in range(searches // wide)],
+    }
     spec = {
         "name": "occupancy",
-        "problems": [
-            {"dataset": "digits", "models": models, "scenarios": [{"class": {"classes": [c]}} for c in range(10)]}
-        ],
+        "problems": [problems],
         "methods": ["finetune"],
         "search": {"trials": trials // searches, "round_size": 10},
     }

@@ -30,7 +30,11 @@ Fail = Callable[[Request, str], Row]
 
 
 class SearchTrial(tune.Trainable):
-    """One Tune trial: one request, run in this process. Reused from trial to trial, so the runner stays warm."""
+    """One Tune trial is a lane: it runs a request per step, in this process, for as long as there are any.
+
+    A Tune trial per request would have Tune throw away workers that are still starting, whenever one that is there
+    falls free first: with trials shorter than a worker's start most slots would stay empty for good.
+    """
 
     def setup(self, config: Mapping[str, Any], kit: Kit) -> None:
         self._runner = TrialRunner(kit)
@@ -40,6 +44,10 @@ class SearchTrial(tune.Trainable):
         self._request = new_config["request"]
         return True
 
+    def feed(self, request: Mapping[str, Any]) -> None:
+        """The next request."""
+        self._request = request
+
     def step(self) -> dict[str, Any]:
         try:
             outcome: Outcome | Exception = self._runner.run(self._request)
@@ -47,11 +55,11 @@ class SearchTrial(tune.Trainable):
             outcome = error
         except Exception:  # a bug of ours, not of the method: likewise, with where it happened
             outcome = RuntimeError(traceback.format_exc())
-        return {"outcome": outcome, "done": True}
+        return {"outcome": outcome}
 
 
 class BoardSearcher(Searcher):
-    """Hands Tune what the board has, from whichever search is least advanced, and tells the board what came.
+    """Hands Tune's lanes what the board has, from whichever search is least advanced, and tells the board what came.
 
     Repeats are counted here and not by Tune, which gives a trial up at once when its reused worker dies between
     two trials. ``alone``: requests that ran out of memory and have no row yet; the search ends when all else waits
@@ -59,7 +67,7 @@ class BoardSearcher(Searcher):
     """
 
     def __init__(self, board: Board, finished: Finished, fail: Fail) -> None:
-        super().__init__(metric="done", mode="max")  # Tune insists on one; the objectives are the board's affair
+        super().__init__(metric="training_iteration", mode="max")  # Tune insists; the objectives are the board's
         self.error: BaseException | None = None
         self._board = board
         self._finished = finished
@@ -74,28 +82,42 @@ class BoardSearcher(Searcher):
         return Load(len(self._running), self._board.waiting + len(self._again), slots)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next request; None while all wait; FINISHED at the end or after an error."""
+        """A first request for a lane; None while all wait; FINISHED at the end or after an error."""
         if self.error is not None or (self._board.done and not self._again):
             return str(Searcher.FINISHED)
-        if self._again:
-            job = self._again.pop(0)
-        else:
-            request = self._board.next()
-            if request is None:
-                if not self._running and self.alone:
-                    return str(Searcher.FINISHED)
-                if not self._running:
-                    self.error = RuntimeError("the search board waits for a trial that nobody runs")
-                return None
-            job = Job(request)
-        self._running[trial_id] = job
-        return {"request": job.request.to_dict()}
+        request = self._hand_out(trial_id)
+        if request is not None:
+            return {"request": request}
+        if not self._running and self.alone:
+            return str(Searcher.FINISHED)
+        if not self._running:
+            self.error = RuntimeError("the search board waits for a trial that nobody runs")
+        return None
+
+    def took(self, trial_id: str, outcome: Outcome | Exception) -> dict[str, Any] | None:
+        """A lane's request has ended; returns its next one, or None where the lane should end."""
+        self._close(trial_id, outcome)
+        if self.error is not None or (isinstance(outcome, Outcome) and outcome.row is None and not outcome.memory):
+            return None  # what this worker handed back, another one may have the device for
+        return self._hand_out(trial_id)
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
-        """The row of a trial; another try, or the failed row, of one whose worker died or handed it back."""
+        """A lane has ended. One that died has left its request: another try, or the failed row."""
+        if trial_id in self._running:
+            self._close(trial_id, None)
+
+    def _hand_out(self, trial_id: str) -> dict[str, Any] | None:
+        request = None if self._again else self._board.next()
+        if not self._again and request is None:
+            return None
+        job = self._again.pop(0) if request is None else Job(request)
+        self._running[trial_id] = job
+        return job.request.to_dict()
+
+    def _close(self, trial_id: str, outcome: Outcome | Exception | None) -> None:
         job = self._running.pop(trial_id)
         try:
-            row = self._row(job, trial_id, None if error or not result else result["outcome"])
+            row = self._row(job, trial_id, outcome)
             if row is not None:
                 self._board.finished(row)
                 self._finished(row)
@@ -120,7 +142,7 @@ class BoardSearcher(Searcher):
         return None
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        """Trials report once, when they are complete."""
+        """See ``took``, which the listener calls."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its searcher for ``Tuner.restore``, which nobody calls: a search is rebuilt from rows."""
@@ -134,11 +156,18 @@ class BoardSearcher(Searcher):
 
 
 class _Listener(FIFOScheduler):
-    """First come, first served; tells the searcher why a worker died, which Tune does not."""
+    """First come, first served. Feeds lanes, and tells the searcher why a worker died, which Tune does not."""
 
     def __init__(self, searcher: BoardSearcher) -> None:
         super().__init__()
         self._searcher = searcher
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
+        request = self._searcher.took(trial.trial_id, result["outcome"])
+        if request is None:
+            return str(FIFOScheduler.STOP)
+        trial.temporary_state.ray_actor.feed.remote(request)  # Ray keeps the order: before the next step
+        return str(FIFOScheduler.CONTINUE)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         self._searcher.died[trial.trial_id] = trial.get_pickled_error() or trial.get_error()

@@ -56,7 +56,11 @@ def searcher():
 
 
 def bring(searcher, trial, outcome):
-    searcher.on_trial_complete(trial, {"outcome": outcome, "done": True})
+    """What Tune does when a step has ended; returns the id of the lane's next request."""
+    request = searcher.took(trial, outcome)
+    if request is None:
+        searcher.on_trial_complete(trial, {"outcome": outcome, "done": True})
+    return request and request["id"]
 
 
 def row(name):
@@ -66,12 +70,12 @@ def row(name):
 def test_rounds_wait_for_each_other_and_the_end_is_said(searcher):
     assert [searcher.suggest(t)["request"]["id"] for t in ("t1", "t2")] == ["a", "b"]
     assert searcher.suggest("t3") is None
-    bring(searcher, "t1", row("a"))
+    assert bring(searcher, "t1", row("a")) is None  # the lane ends
     assert searcher.suggest("t3") is None
-    bring(searcher, "t2", row("b"))
-    assert [searcher.suggest(t)["request"]["id"] for t in ("t3", "t4")] == ["c", "d"]
-    bring(searcher, "t4", row("d"))
-    bring(searcher, "t3", row("c"))
+    assert bring(searcher, "t2", row("b")) == "c"  # the lane goes on
+    assert searcher.suggest("t4")["request"]["id"] == "d"
+    assert bring(searcher, "t4", row("d")) is None
+    assert bring(searcher, "t2", row("c")) is None
     assert searcher.suggest("t5") == Searcher.FINISHED
     assert searcher.told == searcher._board.rows == [{"id": name} for name in "abdc"]
     assert searcher.error is None
@@ -88,7 +92,7 @@ def test_three_tries_and_then_a_failed_row(searcher, bad, reason):
         if bad is None:
             searcher.on_trial_complete(f"t{attempt + 1}", error=True)
         else:
-            bring(searcher, f"t{attempt + 1}", bad)
+            assert bring(searcher, f"t{attempt + 1}", bad) is None
         if attempt < 2:
             assert searcher.suggest(f"t{attempt + 2}")["request"]["id"] == "a"
     assert searcher.told == [{"id": "a", "reason": reason}]
@@ -164,9 +168,11 @@ def trainable(monkeypatch):
 
 
 def test_a_reused_trainable_keeps_its_runner(trainable):
-    assert trainable.step() == {"outcome": row("a"), "done": True}
-    assert trainable.reset_config({"request": {"raise": "b"}}) is True
+    assert trainable.step() == {"outcome": row("a")}
+    trainable.feed({"raise": "b"})
     assert trainable.step()["outcome"] == row("b")
+    assert trainable.reset_config({"request": {"raise": "c"}}) is True
+    assert trainable.step()["outcome"] == row("c")
     assert Runner.made == 1
 
 
