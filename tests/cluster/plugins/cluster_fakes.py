@@ -45,6 +45,19 @@ def sleeper(task, hp: SleepHparams) -> nn.Module:
 
 
 @dataclass(frozen=True)
+class NapHparams:
+    seconds: Annotated[float, nuisance(FloatDistribution(1.0, 3.0))] = 2.0
+    """How long; searched."""
+
+
+@METHODS.register("napper", hparams=NapHparams, needs={RETAIN}, identity=True)
+def napper(task, hp: NapHparams) -> nn.Module:
+    """Do nothing for a while that a search decides."""
+    time.sleep(hp.seconds)
+    return task.model
+
+
+@dataclass(frozen=True)
 class KillHparams:
     strength: Annotated[float, nuisance(FloatDistribution(0.0, 1.0))] = 0.5
     """Searched, so that there is a search."""

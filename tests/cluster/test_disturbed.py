@@ -1,0 +1,158 @@
+"""A job on four hosts, disturbed in every way at once, leaves the rows of an undisturbed one.
+
+Needs root and iproute2: ``python -m pytest -m rig -s tests/cluster/test_disturbed.py``; it prints a table. The number
+of trials is RAYBENCH_RIG_TRIALS (default 300, of 1 to 3 s; half of them searched).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from raybench.leaderboard.query import load_trials
+from raybench.leaderboard.schema import comparable
+from raybench.leaderboard.store import ResultStore
+from tests.cluster.test_rig import Rig, finish, pytestmark  # noqa: F401  # the same marks
+
+TRIALS = int(os.environ.get("RAYBENCH_RIG_TRIALS", "300"))
+WORKERS = 3
+PARTITION_S = 80.0  # Ray calls a silent node dead after about 65 s
+PATIENCE_S = 3600.0
+
+
+@pytest.fixture(scope="module")
+def rig():
+    folder = Path(tempfile.mkdtemp(prefix="rbrig-"))
+    rig = Rig(folder)
+    rig("up", 1 + WORKERS, "--venv", sys.prefix, "--cpus", 2, "--auth", "token", timeout=600)
+    yield rig
+    rig("down", check=False)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def many(make_spec):
+    """Searches through Tune and finals through the pool, equally many."""
+    problem = make_spec()["problems"][0]
+    problem["scenarios"] = [{"class": {"classes": [c]}} for c in range(5)]
+    finals = TRIALS // 10
+    sleepers = {"name": "sleeper", "sweep": {"seconds": [1.0 + 2.0 * i / finals for i in range(finals)]}}
+    search = {"trials": TRIALS // 10, "round_size": 5}
+    return make_spec(problems=[problem], methods=["napper", sleepers], search=search, plugins=["cluster_fakes"])
+
+
+class Disturber:
+    """Does the worst to the hosts as rows come in, and remembers when."""
+
+    def __init__(self, rig, results, process):
+        self.rig, self.results, self.process = rig, results, process
+        self.hits = []  # what, node, from, until
+
+    def rows(self):
+        return ResultStore(self.results).ids() if (self.results / "trials").exists() else set()
+
+    def wait_for(self, share):
+        deadline = time.time() + PATIENCE_S
+        while len(self.rows()) < share * TRIALS:
+            assert time.time() < deadline
+            assert self.process.poll() is None, self.process.communicate()[0]
+            time.sleep(0.5)
+
+    def hit(self, what, node, *commands):
+        began = time.time()
+        for command in commands:
+            self.rig(*command, timeout=600)
+        self.hits.append((what, node, began, time.time()))
+
+    def drain(self, node):
+        """As a cloud does before it takes a spot machine away; then it comes back."""
+        code = "import ray, socket; ray.init(logging_level='ERROR', log_to_driver=False); "
+        code += (
+            f"print(next(n['NodeID'] for n in ray.nodes() if n['Alive'] and n['NodeManagerHostname'] == 'node{node}'))"
+        )
+        node_id = self.rig("exec", 0, "python", "-W", "ignore", "-c", code).stdout.strip().splitlines()[-1]
+        why = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "test"]
+        drain = ["exec", 0, "ray", "drain-node", "--node-id", node_id, *why, "--deadline-remaining-seconds", 15]
+        began = time.time()
+        self.rig(*drain)
+        time.sleep(15)
+        self.rig("kill", node)
+        self.rig("add", node, timeout=600)
+        self.hits.append(("drained, back", node, began, time.time()))
+
+    def all(self):
+        self.wait_for(0.15)
+        self.hit("aggregator killed", 0, ("exec", 0, "pkill", "-9", "-f", "ray::Aggregator"))
+        self.wait_for(0.25)
+        self.hit("power cut", 3, ("kill", 3))
+        self.wait_for(0.40)
+        self.drain(2)
+        self.wait_for(0.60)
+        began = time.time()
+        self.rig("cut", 1)
+        time.sleep(PARTITION_S)
+        self.rig("heal", 1)
+        self.hits.append(("cut off, healed", 1, began, time.time()))
+
+
+def lost_attempts(results):
+    """Attempts that began in a process (as its log says) and left no row from there: trial id, node, when."""
+    rows = ResultStore(results).trials(attempts=True)
+    kept = set(rows[["trial_id", "node", "pid"]].itertuples(index=False, name=None))
+    lines = [json.loads(line) for path in (results / "logs").glob("*.jsonl") for line in path.read_text().splitlines()]
+    return [
+        (line["trial_id"], line["node"], pd.Timestamp(line["time"]).timestamp())
+        for line in lines
+        if line["event"] == "started" and (line["trial_id"], line["node"], line["pid"]) not in kept
+    ]
+
+
+def shared(results):
+    frame = load_trials(results)
+    assert frame["trial_id"].is_unique
+    return frame[comparable(ResultStore(results).schema())].sort_values("trial_id", ignore_index=True)
+
+
+def test_everything_at_once(rig, many):
+    store = rig.shared / "store"
+    calm, results = rig.shared / "calm", rig.shared / "disturbed"
+    started = time.time()
+    process = rig.submit(many, "--results", calm, "--store", store)
+    out = finish(process, PATIENCE_S)
+    assert process.returncode == 0, out
+    calm_s = time.time() - started
+    started = time.time()
+    process = rig.submit(many, "--results", results, "--store", store)
+    disturber = Disturber(rig, results, process)
+    disturber.all()
+    out = finish(process, PATIENCE_S)
+    assert process.returncode == 0, out
+    rows = ResultStore(results).trials(attempts=True)
+    lost = lost_attempts(results)
+    table = pd.DataFrame(
+        [
+            ("trial ids", len(load_trials(calm)), len(load_trials(results))),
+            ("rows, attempts and all", len(ResultStore(calm).trials(attempts=True)), len(rows)),
+            ("rows of a later attempt", 0, int(rows["attempt"].gt(0).sum())),
+            ("attempts lost with their host", len(lost_attempts(calm)), len(lost)),
+            ("not ok", int((load_trials(calm)["status"] != "ok").sum()), int((rows["status"] != "ok").sum())),
+            ("seconds", round(calm_s), round(time.time() - started)),
+        ],
+        columns=["", "undisturbed", "disturbed"],
+    )
+    print(f"\n{table.to_string(index=False)}")
+    for what, node, began, until in disturber.hits:
+        print(f"{what}: node{node}, {until - began:.0f} s")
+    pd.testing.assert_frame_equal(shared(results), shared(calm), check_exact=True)
+    again = set(rows.loc[rows["attempt"] > 0, "trial_id"])
+    assert again <= {trial_id for trial_id, _, _ in lost}
+    hit = {f"node{node}": (began - 15, until + 15) for _, node, began, until in disturber.hits}
+    assert all(node in hit and hit[node][0] <= when <= hit[node][1] for _, node, when in lost)
