@@ -143,10 +143,10 @@ def measure(seconds: float, slots: int, searches: int, trials: int) -> dict[str,
     board = Named(make_plan(searches, trials), Ledger(), ask_optuna_search, lambda records: None)
     searcher = BoardSearcher(board, rows.append, fail=None)  # type: ignore[arg-type]  # nothing may fail here
     watch = Watch(searcher, slots)
-    started = time.time()
+    started, cpu = time.time(), time.process_time()
     watch.start()
     run_board(searcher, seconds, SHARE, slots, trainable=Sleeper)  # type: ignore[arg-type]
-    ended = time.time()
+    ended, cpu = time.time(), time.process_time() - cpu
     samples = watch.stop()
     began, finished = (np.sort([row[key] for row in rows]) for key in ("began", "ended"))
     busy = np.searchsorted(began, samples[:, 0]) - np.searchsorted(finished, samples[:, 0])
@@ -167,6 +167,7 @@ def measure(seconds: float, slots: int, searches: int, trials: int) -> dict[str,
         "most_on_a_gpu": max(most_at_once(mine) for mine in gpus.values()),
         "start_s": float(full - started),
         "wall_s": ended - started,
+        "driver_cpu_ms_per_trial": 1000.0 * cpu / len(rows),
         "ideal_s": len(rows) * seconds / slots,
         "driver_mb_when_full": float(samples[samples[:, 0] >= full][0, 2]),
         "driver_mb_at_end": float(samples[-1, 2]),
