@@ -33,6 +33,10 @@ def rig():
     folder = Path(tempfile.mkdtemp(prefix="rbrig-"))
     rig = Rig(folder)
     rig("up", 1 + WORKERS, "--venv", sys.prefix, "--cpus", 2, "--auth", "token", timeout=600)
+    deadline = time.time() + 300  # the dashboard, which takes jobs, is there later than the nodes
+    while rig("exec", "client", "ray", "job", "list", check=False).returncode:
+        assert time.time() < deadline
+        time.sleep(2)
     yield rig
     rig("down", check=False)
     shutil.rmtree(folder, ignore_errors=True)
