@@ -16,7 +16,7 @@ from raybench.leaderboard.rank_statistics import compare_metrics
 from raybench.mechanisms.likelihood_ratio import ulira
 from raybench.mechanisms.worlds import over_models
 from raybench.metrics import DEFAULT_METRICS
-from raybench.references import RETRAINED
+from raybench.reference_training import RETRAINED
 from raybench.run import Options, run
 from raybench.spec import ProblemSpec, TrialSpec
 from raybench.workshop import Settings, Workshop
