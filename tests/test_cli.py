@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -429,7 +430,7 @@ def test_interrupt_says_that_the_command_goes_on(cli: Any, make_spec: Any, monke
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("raybench.run.prepare", interrupt)
+    monkeypatch.setattr(importlib.import_module("raybench.run"), "prepare", interrupt)
     said = cli("run", "{spec}", "--serial", spec=make_spec())
     assert said.code == 130
     lost = "no finished row is lost, this goes on from here: raybench run spec.yaml --serial"
