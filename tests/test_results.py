@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
 
+from docs.generate import leaderboard_page
 from raybench.experiment import make_experiment
 from raybench.leaderboard.query import load_leaderboard, load_trials
 from raybench.leaderboard.schema import LINE
@@ -42,6 +44,23 @@ def test_shipped_leaderboard(folder):
         assert line["distance"] == pytest.approx(expected.mean)
         assert line["distance_hi"] == pytest.approx(expected.hi, nan_ok=True)  # one seed has no interval
         assert isinstance(json.loads(line["hparams"]), dict)  # empty where a method has nothing to set
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda p: p.name)
+def test_page_is_what_the_rows_say(folder):
+    assert (folder / "leaderboard.md").read_text() == leaderboard_page(folder), "make it: python docs/generate.py"
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda p: p.name)
+def test_what_fails_a_gate_is_counted_and_not_ranked(folder):
+    lines = load_leaderboard(folder)
+    lines = lines[(lines["kind"] == "method") & (lines["status"] == "ok")]
+    failed = lines[[any(value is False for value in json.loads(gates).values()) for gates in lines["gates"]]]
+    assert failed["rank_group"].isna().all()
+    assert not failed["on_pareto_front"].fillna(False).any()
+    page = (folder / "leaderboard.md").read_text()
+    said = [int(n) for n in re.findall(r"(?m)^(\d+) lines? that fails? a sanity gate", page)]
+    assert sum(said) == len(failed)
 
 
 def test_shipped_quickstart_is_the_spec_of_today():
