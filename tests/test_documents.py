@@ -13,6 +13,7 @@ import yaml
 from docs.generate import pages
 from raybench.arguments import make_parser
 from raybench.experiment import load_experiment, make_experiment
+from raybench.registry import METHODS
 from raybench.spec_file import read_spec
 
 ROOT = Path(__file__).parent.parent
@@ -50,6 +51,11 @@ def test_links_lead_somewhere(page):
 def test_readme_fits_and_names_every_page():
     assert len(README.splitlines()) < 200
     assert all(f"(docs/{page.name})" in README for page in (ROOT / "docs").glob("*.md"))
+
+
+def test_readme_counts_the_methods():
+    ours = [entry for entry in METHODS if not entry.reference and entry.fn.__module__.startswith("raybench.methods.")]
+    assert f"{len(ours)} methods come with raybench" in README
 
 
 def test_recipes_run(monkeypatch, capsys):
