@@ -107,23 +107,60 @@ def test_quickstart_ships_with_the_package():
     assert read_spec("quickstart") == yaml.safe_load((ROOT / "jobs" / "quickstart.yaml").read_text())
 
 
-def test_cluster_yaml_passes_rays_own_validator():
+CLUSTERS = ["cluster.yaml", "jobs/cluster/spot_docker.yaml", "jobs/cluster/onprem.yaml"]
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_cluster_files_pass_rays_own_validator(name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from ray.autoscaler._private.util import prepare_config, validate_config
 
-        config = prepare_config(yaml.safe_load((ROOT / "cluster.yaml").read_text()))
+        raw = yaml.safe_load((ROOT / name).read_text())
+        config = prepare_config(raw)
         validate_config(config)
+        assert name in (ROOT / "cluster.yaml").read_text() or name == "cluster.yaml"
+        for commands in (config["head_start_ray_commands"], config["worker_start_ray_commands"]):
+            assert any("RAY_AUTH_MODE=token" in command and " ray start " in command for command in commands)
+        assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+        if config["provider"]["type"] == "local":
+            assert "--num-cpus=0" in " ".join(config["head_start_ray_commands"])
+            assert raw["max_workers"] == raw["min_workers"] == len(raw["provider"]["worker_ips"])
+            return
         head = config["available_node_types"][config["head_node_type"]]
         assert head["resources"]["CPU"] == 0
         workers = [t for name, t in config["available_node_types"].items() if name != config["head_node_type"]]
         assert all(t["max_workers"] >= t["min_workers"] >= 0 for t in workers)
-        broken = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+        if "spot" in name:
+            assert all(t["node_config"]["InstanceMarketOptions"]["MarketType"] == "spot" for t in workers)
+            assert "InstanceMarketOptions" not in head["node_config"]
+            assert config["docker"]["image"]
+        broken = yaml.safe_load((ROOT / name).read_text())
         broken["max_wrokers"] = 3
         with pytest.raises(Exception, match="max_wrokers"):
             validate_config(prepare_config(broken))
-    for commands in (config["head_start_ray_commands"], config["worker_start_ray_commands"]):
-        assert any("RAY_AUTH_MODE=token ray start" in command for command in commands)
+
+
+def test_rayjob_names_what_it_must():
+    """What KubeRay wants of a RayJob, and raybench of a cluster: an idle head, one image, one shared place, a token."""
+    job = yaml.safe_load((ROOT / "jobs" / "cluster" / "rayjob.yaml").read_text())
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    cluster = job["spec"]["rayClusterSpec"]
+    head, (workers,) = cluster["headGroupSpec"], cluster["workerGroupSpecs"]
+    assert head["rayStartParams"]["num-cpus"] == "0"
+    assert cluster["authOptions"] == {"mode": "token"}
+    assert 0 <= workers["minReplicas"] <= workers["replicas"] <= workers["maxReplicas"]
+    pods = [group["template"]["spec"] for group in (head, workers)]
+    assert len({pod["containers"][0]["image"] for pod in pods}) == 1
+    (place,) = {mount["mountPath"] for pod in pods for mount in pod["containers"][0]["volumeMounts"]}
+    for pod in pods:
+        named = {volume["name"] for volume in pod["volumes"]}
+        assert {mount["name"] for mount in pod["containers"][0]["volumeMounts"]} <= named
+    command = job["spec"]["entrypoint"].split()
+    assert command[:4] == ["python", "-m", "raybench", "run"]
+    assert load_experiment(command[4])
+    for option in ("--results", "--store"):
+        assert command[command.index(option) + 1].startswith(place + "/")
 
 
 def test_no_path_of_one_machine_or_registry_host_in_the_project():

@@ -88,6 +88,27 @@ def submit(client, checkout, *arguments):
         time.sleep(1)
 
 
+def assert_followed(client, checkout, results):
+    """``jobs/submit.py``: a second job finds nothing to do, a third is not made; a run's exit code comes back."""
+
+    def ask(*more):
+        command = [sys.executable, str(ROOT / "jobs" / "submit.py"), "spec.yaml", "--results", str(results), *more]
+        environment = {k: v for k, v in client.items() if k != "RAY_AUTH_MODE"}  # it looks for the token itself
+        return subprocess.run(
+            command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
+
+    first, second = ask(), ask("--no-wait")
+    assert (first.returncode, second.returncode) == (0, 0), first.stdout + first.stderr
+    job = first.stdout.split(":")[0]
+    assert first.stdout.startswith(f"{job}: submitted\n")
+    assert str(results) in first.stdout  # the run's own log
+    assert second.stdout == f"{job}: done\n"
+    bad = ask("--set", "methods=[]")
+    assert bad.returncode == 2, bad.stdout + bad.stderr
+    assert "methods" in bad.stdout
+
+
 def test_a_submitted_job_runs_the_submitted_code_on_the_cluster(head, checkout, tmp_path, make_spec):
     (checkout / "spec.yaml").write_text(yaml.safe_dump(make_spec()))
     results = tmp_path / "results"
@@ -99,6 +120,7 @@ def test_a_submitted_job_runs_the_submitted_code_on_the_cluster(head, checkout, 
     assert rows["ray_version"].notna().all()
     assert (results / "leaderboard.parquet").exists()
 
+    assert_followed(head, checkout, results)
     relative = submit(head, checkout, "spec.yaml", "--address", "auto", "--results", "here")
     assert relative.returncode != 0
     assert "--results must be an absolute folder inside a submitted job" in relative.stdout
