@@ -123,7 +123,7 @@ def test_a_submitted_job_runs_the_submitted_code_on_the_cluster(head, checkout, 
     assert_followed(head, checkout, results)
     relative = submit(head, checkout, "spec.yaml", "--address", "auto", "--results", "here")
     assert relative.returncode != 0
-    assert "--results must be an absolute folder inside a submitted job" in relative.stdout
+    assert "--results must be an absolute folder or a URL inside a submitted job" in relative.stdout
     stranger = submit({**head, "RAY_AUTH_MODE": "disabled"}, checkout, "spec.yaml", "--address", "auto")
     assert stranger.returncode != 0  # the token is asked for
     assert "raybench" not in stranger.stdout
