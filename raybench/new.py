@@ -69,7 +69,8 @@ def _check_name(kind: str, name: str) -> None:
         )
     if name in KINDS[f"{kind}s"]:
         raise UserError(f"the name of a new {kind} must be free, got {name!r}, which raybench has; choose another")
-    if importlib.util.find_spec(name) is not None:
+    found = importlib.util.find_spec(name)
+    if found is not None and found.origin is not None:  # a mere folder of that name, here perhaps, is no module
         raise UserError(
             f"the name of a {kind} is also its module's, got {name!r}, which an installed module has; choose another"
         )

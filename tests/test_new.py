@@ -84,7 +84,6 @@ def test_what_is_written_keeps_the_rules_and_passes_its_own_tests(kind: str, pac
     assert " passed" in done.stdout
 
 
-@pytest.mark.slow
 def test_the_method_that_is_written_keeps_the_rules_and_passes_its_own_tests(packages: Path) -> None:
     done = started("pytest", "-q", "-p", "no:cacheprovider", cwd=packages / "my_method")
     assert done.returncode == 0, done.stdout
@@ -191,6 +190,8 @@ def test_nothing_is_overwritten(tmp_path: Path, cli) -> None:
     assert again.code == 2
     assert "overwrites nothing" in again.err
     assert files[0].read_text() == "# changed\n"
+    done = started("raybench", "new", "method", "mine", cwd=tmp_path)  # python -m has the folder on its path
+    assert (done.returncode, done.stderr) == (2, again.err)
     other = cli("new", "method", "mine", "--into", str(files[0] / "below"))
     assert other.code == 2
     assert "--into must be a folder" in other.err
