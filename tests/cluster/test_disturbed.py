@@ -1,7 +1,8 @@
 """A job on four hosts, disturbed in every way at once, leaves the rows of an undisturbed one.
 
-Needs root and iproute2: ``python -m pytest -m rig -s tests/cluster/test_disturbed.py``; it prints a table. The number
-of trials is RAYBENCH_RIG_TRIALS (default 300, of 1 to 3 s; half of them searched).
+Needs root, iproute2 and a checkout outside of /tmp, of which every host has its own:
+``python -m pytest -m rig -s tests/cluster/test_disturbed.py``. It prints a table. The number of trials is
+RAYBENCH_RIG_TRIALS (default 300, of 1 to 3 s; half of them searched).
 """
 
 from __future__ import annotations
