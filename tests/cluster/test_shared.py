@@ -119,3 +119,21 @@ def test_resnet8_on_cifar10(shared, tmp_path, dies):
             accuracies.append(float((network.eval()(images).argmax(1) == labels).float().mean()))
     assert accuracies[0] == pytest.approx(accuracies[1], abs=0.02)
     assert accuracies[0] > 0.2
+
+
+def test_a_run_has_its_references_trained_first(drive, on, capped, serial, spec, tmp_path):
+    """Pool and search then find them in the store, and the rows are those of ``--serial`` with as many processes."""
+    problems = [
+        {"dataset": "digits", "models": ["mlp"], "scenarios": [{"class": {"classes": [0]}}], "train_workers": 2}
+    ]
+    raw = spec(problems=problems, search={"trials": 2, "round_size": 2})
+    driven = drive(raw, on(capped(4)), results="many", store=tmp_path / "store")
+    rows = driven.store.trials()
+    assert set(rows["status"]) == {"ok"}, set(rows["reason"].dropna())
+    assert {"reference", "search", "final"} <= set(rows["phase"])
+    store = ContentStore(tmp_path / "store")
+    assert [store.record(KIND, key)["train_workers"] for key in store.keys(KIND)] == [2, 2]
+    again = drive(raw, serial, results="serial", store=tmp_path / "other")
+    assert again.ids() == driven.ids()
+    one, other = (found.table().set_index("trial_id")["retain_accuracy"] for found in (driven, again))
+    assert one.to_dict() == pytest.approx(other.to_dict(), abs=0.02)
