@@ -87,7 +87,7 @@ def submit(client: Client, job: str, command: str, folder: str, again: bool = Fa
     def start() -> str:
         return client.submit_job(entrypoint=command, submission_id=job, runtime_env={"working_dir": folder})
 
-    _patiently(start)
+    _patiently(start, "the job is not submitted; mend that and submit it again")
     return "submitted"
 
 
@@ -117,8 +117,11 @@ def _status(client: Client, job: str) -> str | None:
     return str(getattr(found[0].status, "value", found[0].status)) if found else None
 
 
-def _patiently(ask: Callable[[], Any], pause_s: float = POLL_S) -> Any:
-    """The answer of the job server, which may have just started or be out of reach for a while."""
+def _patiently(ask: Callable[[], Any], state: str = "a job that runs goes on, the same command follows it") -> Any:
+    """The answer of the job server, which may have just started or be out of reach for a while.
+
+    ``state``: of the job, for the message when it stays so.
+    """
     since = time.monotonic()
     while True:
         try:
@@ -126,10 +129,10 @@ def _patiently(ask: Callable[[], Any], pause_s: float = POLL_S) -> Any:
         except (ConnectionError, RuntimeError) as error:
             if time.monotonic() - since > PATIENCE_S:
                 raise UserError(
-                    f"the job server must answer, it did not for {PATIENCE_S:.0f} s ({_line(error)}); the job goes on "
-                    "without you, the same command follows it again"
+                    f"the job server must do what it is asked, it did not for {PATIENCE_S:.0f} s ({_line(error)}); "
+                    f"{state}"
                 ) from error
-            time.sleep(pause_s)
+            time.sleep(POLL_S)
 
 
 def _line(error: Exception) -> str:

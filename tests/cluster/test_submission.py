@@ -88,8 +88,12 @@ def test_a_server_out_of_reach_is_waited_for_and_then_one_line(monkeypatch):
     monkeypatch.setattr(submission.time, "sleep", lambda seconds: None)
     assert submit(Server(down=3), "j", "command", "folder") == "submitted"
     monkeypatch.setattr(submission, "PATIENCE_S", -1.0)
-    with pytest.raises(UserError, match=r"job server must answer.*\(refused\); the job goes on"):
+    with pytest.raises(UserError, match=r"job server must do what .*\(refused\); a job that runs goes on"):
         follow(Server([("RUNNING", "")], down=9), "j", lambda text: None, poll_s=0)
+    full = Server()
+    monkeypatch.setattr(full, "submit_job", lambda **given: full.get_job_info(setattr(full, "down", 1)))
+    with pytest.raises(UserError, match=r"\(refused\); the job is not submitted"):
+        submit(full, "j", "command", "folder")
 
 
 def test_the_id_is_the_spec_and_where_its_results_go(tmp_path, make_spec):
