@@ -35,12 +35,13 @@ def test_every_public_name_is_documented(module: str, name: str, found: object) 
         assert any(word in doc for word in SHAPES), f"{module}.{name} returns {returned} and does not say its shape"
 
 
-def test_parameters_of_a_page_without_defaults_are_named_in_the_docstring() -> None:
+def test_functions_of_the_package_name_their_parameters_and_errors() -> None:
     for module, name, found in NAMES:
         if not inspect.isfunction(found) or name.split(".")[-1].startswith("_") or module != "raybench":
             continue
         for parameter in inspect.signature(found).parameters.values():
             assert parameter.name in (inspect.getdoc(found) or ""), f"{name}: {parameter.name}"
+        assert "Raises:\n    raybench.errors.UserError" in (inspect.getdoc(found) or ""), f"{name} says no errors"
 
 
 EXAMPLES = [path for path in sorted(PACKAGE.rglob("*.py")) if ">>>" in path.read_text()]
