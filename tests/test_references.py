@@ -257,7 +257,8 @@ def test_a_damaged_model_is_trained_again_to_the_same_bytes(store: ContentStore,
     (damaged,) = folder.glob(name)
     before = tensors.read_bytes()
     data = bytearray(damaged.read_bytes())
-    data[-3] ^= 4
+    place = data.find(b'"identity": "') + 14 if name == "record.json" else -3  # a float's last digit may mean nothing
+    data[place] ^= 4
     damaged.write_bytes(bytes(data))
     torch.rand(3)
     again = fresh(store).original(problem_of(), STANDARD)
