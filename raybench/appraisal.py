@@ -91,6 +91,8 @@ class _Pool:
     def worlds(self) -> Worlds:
         """The world that the row belongs to, beside the retrained one."""
         spec, seed = self._spec, self._shop.settings.evaluate_seed
+        if spec.variant == CLEAN:
+            raise MetricUnavailable("the pool has no world of clean models")
         gold = [self._retrained(index) for index in self._indices()]
         if spec.method == "retrain":  # its world is the gold one: other halves for each row
             return Worlds(gold, gold, derive_seed("gold", seed, spec.unlearn_seed))

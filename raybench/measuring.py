@@ -24,7 +24,7 @@ from raybench.reference_training import ORIGINAL, RETRAINED
 from raybench.references import Reference
 from raybench.registry import METHODS, METRICS, MetricEntry
 from raybench.seeding import seeded_globals
-from raybench.spec import TrialSpec
+from raybench.spec import CLEAN, TrialSpec
 from raybench.trial import reason_of
 from raybench.version import __version__
 from raybench.workshop import Settings, Workshop, WrongDevice
@@ -65,7 +65,7 @@ def pool_of(entry: MetricEntry, settings: Settings) -> str:
 def _outputs(spec: TrialSpec, shop: Workshop, problem: Problem) -> Outputs | None:
     if not METHODS[spec.method].reference:
         return kept_outputs(spec, shop)
-    kind = ORIGINAL if spec.method == "original" else RETRAINED
+    kind = ORIGINAL if spec.method == "original" else CLEAN if spec.variant == CLEAN else RETRAINED
     return shop.references.pool_outputs(problem, kind, spec.unlearn_seed, spec.training)
 
 
@@ -130,6 +130,8 @@ class _Probes:
         spec, problem = self._spec, self._problem
         if spec.method == "original":
             return original.model
+        if spec.variant == CLEAN:
+            return self._shop.references.clean(problem, spec.unlearn_seed).model
         if spec.method == "retrain":
             index = spec.unlearn_seed
             return self._shop.references.retrained(problem, index).model if index else retrained.model

@@ -195,3 +195,20 @@ def test_killed_while_measuring_it_goes_on(go: Any, tmp_path: Path, monkeypatch:
             go(metrics=[*BASE, "calibration_error"])
     assert go(metrics=[*BASE, "calibration_error"]).measured == 5 - count
     assert finals(tmp_path / "out")["calibration_error"].notna().all()
+
+
+def test_a_clean_model_is_measured_by_its_own_outputs(go: Any, tmp_path: Path) -> None:
+    problem = PROBLEM | {"scenarios": [{"label_noise": {"fraction": 0.2}}]}
+    late = ["js_divergence", "calibration_error", "loss_attack_auc"]
+    go(problems=[problem], methods=["original"], keep=["outputs"])
+    go(problems=[problem], methods=["original"], metrics=[*BASE, *late, "rmia_auc", "ulira_auc"], oracles=6)
+    go("whole", problems=[problem], methods=["original"], metrics=[*BASE, *late])
+    added, whole = (
+        load_trials(tmp_path / name).query("phase == 'reference'").set_index(["method", "variant", "unlearn_seed"])
+        for name in ("out", "whole")
+    )
+    clean, retrained = added.loc[("retrain", "clean", 0)], added.loc[("retrain", "", 0)]
+    assert list(clean[late]) == list(whole.loc[("retrain", "clean", 0), late])
+    assert clean["js_divergence"] > 0 == retrained["js_divergence"]
+    assert clean["rmia_auc"] != retrained["rmia_auc"]
+    assert "no world of clean models" in json.loads(clean["missing"])["ulira_auc"]
