@@ -27,6 +27,12 @@ TRIALS = int(os.environ.get("RAYBENCH_RIG_TRIALS", "300"))
 WORKERS = 3
 PARTITION_S = 80.0  # Ray calls a silent node dead after about 65 s
 PATIENCE_S = 3600.0
+HOST = "n['NodeManagerHostname'].removeprefix('node')"
+AGGREGATOR = (
+    "from ray.util.state import list_actors; "
+    "a = list_actors(filters=[('class_name', '=', 'Aggregator'), ('state', '=', 'ALIVE')])[0]; "
+    f"print(*({HOST} for n in ray.nodes() if n['NodeID'] == a.node_id), a.pid)"
+)
 
 
 @pytest.fixture(scope="module")
@@ -77,13 +83,14 @@ class Disturber:
             self.rig(*command, timeout=600)
         self.hits.append((what, node, began, time.time()))
 
+    def ask(self, code):
+        """What the cluster itself answers, on the head: ``print`` in ``code``."""
+        start = "import ray; ray.init(logging_level='ERROR', log_to_driver=False); "
+        return self.rig("exec", 0, "python", "-W", "ignore", "-c", start + code).stdout.strip().splitlines()[-1]
+
     def drain(self, node):
         """As a cloud does before it takes a spot machine away; then it comes back."""
-        code = "import ray, socket; ray.init(logging_level='ERROR', log_to_driver=False); "
-        code += (
-            f"print(next(n['NodeID'] for n in ray.nodes() if n['Alive'] and n['NodeManagerHostname'] == 'node{node}'))"
-        )
-        node_id = self.rig("exec", 0, "python", "-W", "ignore", "-c", code).stdout.strip().splitlines()[-1]
+        node_id = self.ask(f"print(next(n['NodeID'] for n in ray.nodes() if n['Alive'] and {HOST} == '{node}'))")
         why = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "test"]
         drain = ["exec", 0, "ray", "drain-node", "--node-id", node_id, *why, "--deadline-remaining-seconds", 15]
         began = time.time()
@@ -95,7 +102,8 @@ class Disturber:
 
     def all(self):
         self.wait_for(0.15)
-        self.hit("aggregator killed", 0, ("exec", 0, "pkill", "-9", "-f", "ray::Aggregator"))
+        node, pid = self.ask(AGGREGATOR).split()
+        self.hit("aggregator killed", int(node), ("exec", node, "kill", "-9", pid))
         self.wait_for(0.25)
         self.hit("power cut", 3, ("kill", 3))
         self.wait_for(0.40)

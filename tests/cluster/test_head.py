@@ -106,7 +106,8 @@ def test_the_same_command_goes_on_after_a_killed_head(head, tmp_path, make_spec,
         return subprocess.Popen(command, cwd=tmp_path, env=head.environment, **pipes)
 
     calm = start("calm", "--serial")
-    assert calm.wait(300) == 0, calm.communicate()[1]
+    _, err = calm.communicate(timeout=300)
+    assert calm.returncode == 0, err
     head.start()
     command = ("rows", "--address", f"127.0.0.1:{head.port}")
     process = start(*command)
