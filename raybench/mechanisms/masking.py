@@ -29,9 +29,12 @@ def fisher_ratio(forget: Tensors, retain: Tensors, epsilon: float = 1e-8) -> dic
 
 
 def trace_ratio(forget: Tensors, retain: Tensors) -> float:
-    """tr I_f / tr I_r: the Fisher ratio of the whole model, the natural unit of the entries' ratios."""
+    """tr I_f / tr I_r: the Fisher ratio of the whole model, the natural unit of the entries' ratios.
+
+    Rounded to float32, like the entries: the last bits of a long sum differ from process to process.
+    """
     totals = [sum(float(value.double().sum()) for value in part.values()) for part in (forget, retain)]
-    return totals[0] / (totals[1] + 1e-30)
+    return float(torch.tensor(totals[0] / (totals[1] + 1e-30), dtype=torch.float32))
 
 
 def top_threshold(score: Tensors, share: float) -> float:
