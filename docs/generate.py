@@ -126,6 +126,13 @@ def filled(text: str, mark: str, content: str) -> str:
     return before + start + content.rstrip("\n") + "\n" + end + rest.split(end)[1]
 
 
+def short(table: str) -> str:
+    """Of the table of methods, the columns that the README shows."""
+    rows = [re.split(r"(?<!\\) ?\| ", line.strip("| ")) for line in table.strip().splitlines()]
+    at = [rows[0].index(name) for name in ("name", "needs", "measured", "searched", "paper")]
+    return "\n".join("| " + " | ".join(row[i].strip() for i in at) + " |" for row in rows)
+
+
 def leaderboard_page(folder: Path) -> str:
     """The page of a shipped results folder: its spec's description, and the table."""
     frame = load_leaderboard(folder)
@@ -151,6 +158,9 @@ def pages() -> dict[Path, str]:
     for kind, source in templates().items():
         extending = filled(extending, f"my_{kind}", f"```python\n{source}```")
     return {
+        DOCS.parent / "README.md": filled(
+            (DOCS.parent / "README.md").read_text(), "short table of methods", short(table)
+        ),
         DOCS / "api.md": api(),
         DOCS / "methods.md": filled((DOCS / "methods.md").read_text(), "methods table", table),
         DOCS / "extending.md": extending,
