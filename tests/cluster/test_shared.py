@@ -121,6 +121,7 @@ def test_resnet8_on_cifar10(shared, tmp_path, dies):
     assert accuracies[0] > 0.2
 
 
+@pytest.mark.slow
 def test_a_run_has_its_references_trained_first(drive, on, capped, serial, spec, tmp_path):
     """Pool and search then find them in the store, and the rows are those of ``--serial`` with as many processes."""
     problems = [
