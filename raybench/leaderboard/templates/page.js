@@ -23,7 +23,10 @@
     $("count").textContent = `${shown} of ${rows.length} lines`;
     $("none").hidden = shown > 0;
   };
-  for (const control of [...selects, $("search"), $("gates")]) control.addEventListener("input", apply);
+  // Both: "input" follows typing, and some drivers and browsers send it before a choice counts.
+  for (const control of [...selects, $("search"), $("gates")]) {
+    for (const kind of ["input", "change"]) control.addEventListener(kind, apply);
+  }
   $("filters").hidden = false;
   apply();
 
