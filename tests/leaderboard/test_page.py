@@ -56,10 +56,11 @@ def test_table_says_what_the_terminal_says(quickstart: Sources) -> None:
     assert table.left_out == 0
     for row in table.rows:
         named, shown = row.cells[0], [cell for cell in (*row.cells[1:4], *row.cells[5:]) if cell]
-        lines = [line for line in printed.splitlines() if line.split(" ")[0] == named]
+        name, _, variant = named.partition(" ")
+        lines = [line for line in printed.splitlines() if line.split(" ")[0] == name and variant.strip("()") in line]
         assert any(all(cell in line for cell in shown) for line in lines), row
     (failing,) = [row for row in table.rows if row.gated]
-    assert failing.gated in ("retain_above_chance", "weights_changed", "retrained_not_worse")
+    assert "retain_above_chance" in failing.gated
 
 
 def test_winners_are_the_nearest_and_the_fastest_of_those_tied(quickstart: Sources) -> None:
