@@ -79,7 +79,9 @@ def test_too_few_problems_are_said_in_every_format(capsys: pytest.CaptureFixture
 
 def test_gated_lines_are_shown_when_asked(capsys: pytest.CaptureFixture[str]) -> None:
     _, hidden, _ = said(capsys, folder("quickstart"))
-    assert "1 line that fails a sanity gate is hidden (retain_above_chance); --gated shows" in hidden
+    # Which gates fail follows from the rows that ship; how many lines they hide is said.
+    assert "1 line that fails a sanity gate is hidden (retain_above_chance" in hidden
+    assert "--gated shows" in hidden
     _, shown, _ = said(capsys, folder("quickstart"), "--gated")
     assert "is hidden" not in shown
     assert len(shown.splitlines()) == len(hidden.splitlines())  # a line more, a note less
