@@ -3,14 +3,12 @@
     I_D(w_i) = 1/|D| sum over (x, y) in D of (d loss(x, y; w) / d w_i)^2,   y the given label
 
 One backward pass gives the gradients g of a batch at the *outputs* of the layers; with the layers' inputs a they
-are all that the per-sample gradients of the usual layers need, so no gradient is computed twice:
+are all that the per-sample gradients of the usual layers need (``raybench.sample_gradients``), so no gradient is
+computed twice. So do bare parameters that are added to, multiplied with or repeated for all samples (positions, class
+tokens, layer scales), from the gradient of that operation.
 
-    linear, one vector per sample   sum_n (g_n a_n^T)^2 = (g^2)^T (a^2)
-    linear on sequences, conv       per-sample products in slices of bounded memory, squared, summed
-    batch norm in evaluation mode   scale: per-sample sums of g * xhat, shift: of g
-
-Every other parameter (layer norm, embeddings, bare parameters, layers that are used twice in one pass) goes
-through ``torch.func``: ``vmap(grad)`` in slices, which costs one more forward and backward pass per sample.
+Every other parameter (layers that are used twice in one pass, layers of other types) goes through ``torch.func``:
+``vmap(grad)`` in slices, which costs one more forward and backward pass per sample.
 Labels drawn from the model instead of the data give the true Fisher; the caller does that. Its exact expectation
 over labels is the diagonal of ``over_labels(loss)``: a loss may give several losses per sample [m, n], whose squared
 gradients are summed, at the cost of one forward and m backward passes.
@@ -20,25 +18,25 @@ gradients are summed, at the cost of one forward and m backward passes.
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
 from raybench.data import Batch, Split
+from raybench.open_attention import opened_attention
 from raybench.passes import count_functional
+from raybench.sample_gradients import BATCH_NORMS, Power, bare_gradients, factor, layer_gradients, plain, raised, spread
 
 Mode = Literal["per_sample", "per_batch"]
-Power = Literal[1, 2]
 LossFunction = Callable[[nn.Module, Batch], Tensor]  # per-sample losses [n] or [m, n]; UnlearningTask.loss is one
 SLICE_ELEMENTS = 2**24  # per-sample gradients and patches held at once: 64 MiB each in fp32
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-FAST = (nn.Linear, nn.Conv2d, *BATCH_NORMS)
 
 
 def data_loss(model: nn.Module, batch: Batch) -> Tensor:
@@ -136,8 +134,8 @@ def fisher_of_batches(
             raise ValueError(f"batch norm {name!r} must track running statistics for per-sample gradients")
     sums = {n: torch.zeros_like(p, dtype=torch.float64, requires_grad=False) for n, p in model.named_parameters()}
     count = 0
-    with _differentiable(model), torch.enable_grad():
-        plan = _Plan(model, power)
+    with _differentiable(model), torch.enable_grad(), opened_attention(model) as opened:
+        plan = _Plan(model, power, opened)
         for batch in batches:
             if mode == "per_batch":
                 count += 1
@@ -148,7 +146,7 @@ def fisher_of_batches(
                 grads = torch.autograd.grad(value_of_batch.mean(), list(parameters.values()), allow_unused=True)
                 for name, value in zip(parameters, grads, strict=True):
                     if value is not None:
-                        sums[name] += _raised(value, power)
+                        sums[name] += raised(value, power)
                 continue
             count += len(batch[1])
             for name, squares in plan.squared_gradients(batch, loss, slice_elements):
@@ -176,21 +174,26 @@ def _differentiable(model: nn.Module) -> Iterator[None]:
 
 @dataclass
 class _Call:
-    """One call of a layer. ``version`` is the input's: an input that is written to later cannot be used."""
+    """One call of a layer. ``version`` is the input's: an input that is written to later cannot be used. ``edge`` is
+    where the gradient of the output arrives; taken at once, an in-place activation after the layer cannot move it."""
 
     inputs: Tensor
-    output: Tensor
+    rows: int
     version: int
+    edge: GradientEdge
 
 
 class _Plan:
-    """Which layers take the fast path, settled on the first batch, and the squared gradients of a batch."""
+    """Which layers take the fast path, settled on the first batch, and the squared gradients of a batch. ``opened``:
+    modules of the model that are not among its own (``opened_attention``)."""
 
-    def __init__(self, model: nn.Module, power: Power) -> None:
+    def __init__(self, model: nn.Module, power: Power, opened: Sequence[nn.Module]) -> None:
         self.model, self.power = model, power
-        self.names = {id(p): name for name, p in model.named_parameters()}
-        self.candidates = [layer for layer in model.modules() if _is_plain(layer)]
+        self.parameters = dict(model.named_parameters())
+        self.names = {id(p): name for name, p in self.parameters.items()}
+        self.candidates = [layer for layer in (*model.modules(), *opened) if plain(layer)]
         self.fast: list[nn.Module] | None = None
+        self.bare: list[str] = []
         self.slow: list[str] = []
 
     def squared_gradients(self, batch: Batch, loss: LossFunction, slice_elements: int) -> Iterator[tuple[str, Tensor]]:
@@ -198,42 +201,54 @@ class _Plan:
         calls: dict[nn.Module, list[_Call]] = {layer: [] for layer in self.candidates}
         with _recorded(calls):
             losses = loss(self.model, batch)
+        samples = len(batch[1])
         if self.fast is None:
-            self._settle(calls, losses, len(batch[1]))
+            self._settle(calls, losses, samples)
         assert self.fast is not None
         if any(len(calls[layer]) != 1 for layer in self.fast):
             raise ValueError("the model calls its layers differently from batch to batch; pass batches one by one")
         used = [(layer, calls[layer][0]) for layer in self.fast]
-        if used:
-            rows = losses.reshape(-1, losses.shape[-1])
-            for k, row in enumerate(rows):
-                grads = torch.autograd.grad(row.sum(), [c.output for _, c in used], retain_graph=k + 1 < len(rows))
-                with torch.no_grad():
-                    for (layer, call), g in zip(used, grads, strict=True):
-                        for p, squares in _squares(layer, call.inputs.detach(), g, slice_elements, self.power):
-                            yield self.names[id(p)], squares
+        into = _edges_into_parameters(losses) if self.bare else {}
+        bare = [(name, p, into[id(p)][0]) for name, p in self.parameters.items() if name in self.bare]
+        if any(not spread(node, p, samples) for _, p, node in bare):
+            raise ValueError("the model uses a parameter differently from batch to batch; pass batches one by one")
+        factors = [factor(node, p) for _, p, node in bare]
+        edges = [call.edge for _, call in used] + [GradientEdge(node, 0) for _, _, node in bare]
+        rows = losses.reshape(-1, losses.shape[-1]) if edges else losses[:0]
+        for k, row in enumerate(rows):
+            grads = torch.autograd.grad(row.sum(), edges, retain_graph=k + 1 < len(rows))
+            with torch.no_grad():
+                for (layer, call), g in zip(used, grads, strict=False):
+                    for p, squares in layer_gradients(layer, call.inputs.detach(), g, slice_elements, self.power):
+                        yield self.names[id(p)], squares
+                for (name, p, _), times, g in zip(bare, factors, grads[len(used) :], strict=True):
+                    yield name, raised(bare_gradients(p, g * times), self.power).sum(0).view_as(p)
         if self.slow:
             for which in range(len(losses)) if losses.ndim > 1 else [None]:
                 yield from self._functional(batch, loss, slice_elements, which)
 
     def _settle(self, calls: dict[nn.Module, list[_Call]], losses: Tensor, samples: int) -> None:
         """A layer is fast if its forward ran once, on inputs nobody wrote to, with one row per sample, and the
-        graph of the loss reaches each of its parameters by one edge only (so nobody else uses them)."""
+        graph of the loss reaches each of its parameters by one edge only (so nobody else uses them). Of the others,
+        a parameter that is reached by one edge from an operation that spreads it over the samples is bare."""
         edges = _edges_into_parameters(losses)
         self.fast = []
         for layer, made in calls.items():
-            once = all(edges[id(p)] == 1 for p in layer.parameters())
+            once = all(len(edges[id(p)]) == 1 for p in layer.parameters())
             if once and len(made) == 1 and _rowwise(layer, made[0], samples):
                 self.fast.append(layer)
         covered = {id(p) for layer in self.fast for p in layer.parameters()}
         # A parameter that the loss does not reach at all has gradient zero and needs no pass.
-        self.slow = [name for key, name in self.names.items() if key not in covered and edges[key]]
+        for name, p in self.parameters.items():
+            nodes = edges[id(p)]
+            if id(p) not in covered and nodes:
+                one = len(nodes) == 1 and spread(nodes[0], p, samples)
+                (self.bare if one else self.slow).append(name)
 
     def _functional(
         self, batch: Batch, loss: LossFunction, slice_elements: int, which: int | None
     ) -> Iterator[tuple[str, Tensor]]:
-        parameters = dict(self.model.named_parameters())
-        chosen = {name: parameters[name].detach() for name in self.slow}
+        chosen = {name: self.parameters[name].detach() for name in self.slow}
 
         def sample_loss(values: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
             def forward(x: Tensor) -> Any:
@@ -249,30 +264,21 @@ class _Plan:
         with torch.no_grad():
             for some, their in zip(images.split(step), labels.split(step), strict=True):
                 for name, value in per_sample(chosen, some, their).items():
-                    yield name, _raised(value, self.power).sum(0)
+                    yield name, raised(value, self.power).sum(0)
         count_functional(self.model, len(labels))
-
-
-def _is_plain(layer: nn.Module) -> bool:
-    """A layer of a type whose per-sample gradients are written below, without re-parametrisation."""
-    if type(layer) not in FAST or not set(layer._parameters) <= {"weight", "bias"} or "forward" in layer.__dict__:
-        return False
-    if isinstance(layer, nn.Conv2d):
-        return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
-    return any(True for _ in layer.parameters())
 
 
 def _rowwise(layer: nn.Module, call: _Call, samples: int) -> bool:
     dims = call.inputs.ndim
-    enough = dims == 4 if isinstance(layer, nn.Conv2d) else dims >= 2
-    return enough and len(call.inputs) == len(call.output) == samples and call.inputs._version == call.version
+    enough = dims == 4 if isinstance(layer, nn.Conv2d) else dims >= (1 if isinstance(layer, nn.Embedding) else 2)
+    return enough and len(call.inputs) == call.rows == samples and call.inputs._version == call.version
 
 
 @contextlib.contextmanager
 def _recorded(calls: dict[nn.Module, list[_Call]]) -> Iterator[None]:
-    def record(layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        calls[layer].append(_Call(args[0], output, args[0]._version))
-        return output.clone()  # an in-place activation after the layer must not change what was recorded
+    def record(layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        if args and output.ndim:
+            calls[layer].append(_Call(args[0], len(output), args[0]._version, get_gradient_edge(output)))
 
     handles = [layer.register_forward_hook(record) for layer in calls]
     try:
@@ -282,9 +288,9 @@ def _recorded(calls: dict[nn.Module, list[_Call]]) -> Iterator[None]:
             handle.remove()
 
 
-def _edges_into_parameters(losses: Tensor) -> Counter[int]:
-    """id of parameter -> how many edges of the autograd graph lead into it."""
-    edges: Counter[int] = Counter()
+def _edges_into_parameters(losses: Tensor) -> defaultdict[int, list[Node]]:
+    """id of parameter -> the operations of the autograd graph whose edges lead into it, one for each edge."""
+    edges: defaultdict[int, list[Node]] = defaultdict(list)
     seen, waiting = set(), [losses.grad_fn]
     while waiting:
         node = waiting.pop()
@@ -293,69 +299,6 @@ def _edges_into_parameters(losses: Tensor) -> Counter[int]:
         seen.add(node)
         for child, _ in node.next_functions:
             if child is not None and hasattr(child, "variable"):
-                edges[id(child.variable)] += 1
+                edges[id(child.variable)].append(node)
             waiting.append(child)
     return edges
-
-
-def _raised(values: Tensor, power: Power) -> Tensor:
-    """Squares, or magnitudes."""
-    return values.square() if power == 2 else values.abs()
-
-
-def _squares(
-    layer: nn.Module, a: Tensor, g: Tensor, slice_elements: int, power: Power
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """(parameter, sum over samples of its squared gradients) from layer inputs ``a`` and output gradients ``g``."""
-    if isinstance(layer, BATCH_NORMS):
-        assert layer.running_mean is not None
-        assert layer.running_var is not None
-        shape = (1, -1, *(1,) * (a.ndim - 2))
-        normalised = (a - layer.running_mean.view(shape)) * (layer.running_var + layer.eps).rsqrt().view(shape)
-        yield layer.weight, _raised(_over_positions(g * normalised), power).sum(0)
-        yield layer.bias, _raised(_over_positions(g), power).sum(0)
-    elif isinstance(layer, nn.Linear):
-        if a.ndim == 2:
-            yield layer.weight, _raised(g, power).T @ _raised(a, power)
-        else:
-            left, right = g.flatten(1, -2).transpose(1, 2), a.flatten(1, -2)
-            yield layer.weight, _sum_of_squared_products(left, right, slice_elements, power)
-        if layer.bias is not None:
-            yield layer.bias, _raised(g.flatten(1, -2).sum(1) if g.ndim > 2 else g, power).sum(0)
-    else:
-        assert isinstance(layer, nn.Conv2d)
-        yield layer.weight, _conv_squares(layer, a, g, slice_elements, power)
-        if layer.bias is not None:
-            yield layer.bias, _raised(_over_positions(g), power).sum(0)
-
-
-def _over_positions(x: Tensor) -> Tensor:
-    """[n, c, ...] summed to [n, c]."""
-    return x.flatten(2).sum(2) if x.ndim > 2 else x
-
-
-def _sum_of_squared_products(left: Tensor, right: Tensor, slice_elements: int, power: Power) -> Tensor:
-    """sum_n (left_n @ right_n)^2 of [n, o, l] and [n, l, i], as [o, i]."""
-    total = left.new_zeros(left.shape[1], right.shape[2])
-    step = max(1, slice_elements // total.numel())
-    for some, their in zip(left.split(step), right.split(step), strict=True):
-        total += _raised(torch.bmm(some, their), power).sum(0)
-    return total
-
-
-def _conv_squares(layer: nn.Conv2d, a: Tensor, g: Tensor, slice_elements: int, power: Power) -> Tensor:
-    """Per-sample weight gradients are products of output gradients [n, o, l] with patches [n, l, i kh kw], one
-    per group of channels."""
-    groups = layer.groups
-    size, padding = cast(tuple[int, int], layer.kernel_size), cast(tuple[int, int], layer.padding)
-    per_sample = max(layer.weight.numel(), a.shape[1] * size[0] * size[1] * g.shape[2] * g.shape[3])
-    step = max(1, slice_elements // per_sample)
-    total = torch.zeros_like(layer.weight, requires_grad=False)
-    for some, their in zip(a.split(step), g.split(step), strict=True):
-        patches = F.unfold(some, size, layer.dilation, padding, layer.stride)  # [n, C kh kw, l], channels outermost
-        n, _, positions = patches.shape
-        patches = patches.reshape(n * groups, -1, positions)
-        outputs = their.reshape(n * groups, -1, positions)
-        products = _raised(torch.bmm(outputs, patches.transpose(1, 2)), power)
-        total += products.view(n, *total.shape).sum(0)
-    return total

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from raybench.data import Batch, Split
-from raybench.fisher import LossFunction, Power, fisher_of_batches
+from raybench.fisher import LossFunction, fisher_of_batches
+from raybench.sample_gradients import Power
 from raybench.task import UnlearningTask
 
 Tensors = Mapping[str, Tensor]
