@@ -67,6 +67,13 @@ class _Formatter(argparse.HelpFormatter):
 class _Parser(argparse.ArgumentParser):
     """Bad arguments are one line and exit code 2, with a guess at what was meant."""
 
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        """What a command does not know it refuses itself: its caller would guess among the options of all commands."""
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return known, unknown
+
     def error(self, message: str) -> NoReturn:
         found = re.search(r"invalid choice: '([^']*)'|unrecognized arguments: (\S+)", message)
         if found:

@@ -271,6 +271,10 @@ BAD_ARGUMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "unknown shipped spec": (("run", "quikstart", "--serial"), ("'quikstart'", "did you mean quickstart?")),
     "file without its suffix": (("run", "plain", "--serial"), ("'plain'", ".yaml", "rename")),
     "slots 0": (("run", "{spec}", "--slots", "0"), ("--slots must be at least 1", "got 0")),
+    "an option of another command": (
+        ("run", "{spec}", "--figurez", "x"),
+        ("raybench run:", "--figurez", "raybench run --help"),
+    ),
     "slots a word": (("run", "{spec}", "--slots", "two"), ("--slots", "'two'", "--help")),
     "set without a value": (("run", "{spec}", "--set", "search.trials"), ("key=value", "'search.trials'")),
     "set without a key": (("run", "{spec}", "--set", "=3"), ("key=value", "'=3'")),
