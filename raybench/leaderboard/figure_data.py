@@ -129,6 +129,43 @@ def problems(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         yield " / ".join(map(str, key)), group
 
 
+def sequences(trials: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """(title, rows) of every sequence of requests: final rows that are ok, with the columns ``requests`` and ``line``.
+
+    ``Skip`` where no sequence has two lengths.
+    """
+    rows = trials[(trials["phase"] == "final") & (trials["status"] == "ok")]
+    rows = _in_sequence(
+        rows.drop_duplicates([*PROBLEM, "method", "variant", "train_seed", "unlearn_seed"], keep="last")
+    )
+    names = [line_name(method, variant) for method, variant in zip(rows["method"], rows["variant"], strict=True)]
+    found = False
+    for title, group in rows.assign(line=names).groupby("sequence", sort=True):
+        if group["requests"].nunique() > 1:
+            found = True
+            yield str(title), group
+    if not found:
+        raise Skip("no scenario repeated with two numbers of requests")
+
+
+def floors(leaderboard: pd.DataFrame, title: str) -> tuple[list[float], list[float]]:
+    """Numbers of requests of a sequence, and in points the distance between two retrained models after each."""
+    lines = _in_sequence(leaderboard)
+    floor = lines[lines["sequence"] == title].groupby("requests")["distance_floor"].mean()
+    return floor.index.tolist(), (100 * floor).tolist()
+
+
+def _in_sequence(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the scenario ``repeated`` with the columns ``requests`` and ``sequence``, what they have in common."""
+    rows = rows[rows["scenario"].str.startswith("repeated(")]
+    count = r"(, )?requests=(\d+)"
+    others = rows["scenario"].str.replace(count, "", regex=True)
+    return rows.assign(
+        requests=rows["scenario"].str.extract(count)[1].astype("float64"),
+        sequence=[" / ".join(key) for key in zip(rows["dataset"], rows["model"], others, strict=True)],
+    )
+
+
 def line_name(method: str, variant: str) -> str:
     """How a line is called in a legend."""
     return f"{method} ({variant})" if variant else method

@@ -22,6 +22,7 @@ from raybench.leaderboard.figure_data import (
     accuracy_columns,
     curves,
     finals_of,
+    floors,
     intervals,
     line_name,
     order,
@@ -29,6 +30,7 @@ from raybench.leaderboard.figure_data import (
     problems,
     reported,
     retrained,
+    sequences,
     swept,
 )
 from raybench.leaderboard.query import load_leaderboard, load_trials
@@ -55,6 +57,11 @@ STYLE: Any = {
 }
 DPI = 160
 PAPER_NAMES = {"e_f": "E_F: error on the forgotten class (%)", "a_r": "A_R: accuracy on the others (%)"}
+DRIFT = (  # column, label, what brings it to a percentage (_line multiplies by 100)
+    ("distance", "distance to the retrained model (points)", 1.0),
+    ("test_accuracy", "test accuracy (%)", 1.0),
+    ("unlearn_s", "unlearning so far (s, log)", 0.01),
+)
 LEGEND = {
     "test_accuracy": "remaining data (test)",
     "test_accuracy_forgotten": "forgotten class (test)",
@@ -251,6 +258,42 @@ def time(frames: Frames) -> Drawn:
         yield title, figure
 
 
+def drift(frames: Frames) -> Drawn:
+    """Successive requests: distance to the retrained model, test accuracy and seconds so far after each of them.
+
+    A scenario ``repeated`` with k requests is the first k of one sequence, so a line joins the same sequence.
+    """
+    for title, group in sequences(frames.trials):
+        figure, axes = _panels(1, 3, (10.5, 3.4))
+        names = sorted(group["line"].unique())
+        if len(names) > len(COLOURS):
+            raise Skip(f"{len(names)} lines on {title}, more than the {len(COLOURS)} colours that can be told apart")
+        for axis, (column, label, scale) in zip(axes, DRIFT, strict=True):
+            for at, name in enumerate(names):
+                table = intervals(group[group["line"] == name], ["requests"], column)
+                table[["mean", "lo", "hi"]] *= scale
+                _line(axis, table["requests"] + 0.04 * (at - len(names) / 2), table, COLOURS[at], name)
+            steps = sorted(group["requests"].unique())
+            if column == "distance":
+                axis.plot(
+                    *floors(frames.leaderboard, title), color="black", lw=0.8, ls=":", label="two retrained models"
+                )
+                axis.set_ylim(bottom=0)
+            elif column == "test_accuracy":
+                held = [100 * retrained(group[group["requests"] == k], column) for k in steps]
+                axis.plot(steps, held, color="black", lw=0.8, ls="--", label="retrained")
+                axis.set_ylim(*_room(axis))
+            axis.set_xticks(steps)
+            axis.set(xlabel="requests so far", ylabel=label)
+        axes[2].set_yscale("log")
+        named = {
+            label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+        }
+        axes[2].legend(named.values(), named.keys(), loc="center left", bbox_to_anchor=(1.0, 0.5))
+        figure.suptitle(f"{title} (95 % intervals, {group['train_seed'].nunique()} seeds)", fontsize=9)
+        yield title, figure
+
+
 FIGURES: dict[str, Callable[[Frames], Drawn]] = {
     "gamma": gamma,
     "lambda_map": lambda_map,
@@ -258,6 +301,7 @@ FIGURES: dict[str, Callable[[Frames], Drawn]] = {
     "entropy": entropy,
     "path": path,
     "time": time,
+    "drift": drift,
 }
 
 

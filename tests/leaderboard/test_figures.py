@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from raybench.leaderboard.figure_data import Frames, Skip, curves, finals_of, intervals, order, swept
+from raybench.leaderboard.figure_data import Frames, Skip, curves, finals_of, intervals, order, sequences, swept
 from raybench.leaderboard.figures import FIGURES, STYLE, draw_all
 
 SEEDS = (0, 1, 2)
@@ -87,6 +87,14 @@ def cutoffs() -> tuple[list[dict[str, Any]], list[tuple[str, str, int, float]]]:
             for name in ("test_accuracy", "test_forgotten_accuracy", "forget_accuracy"):
                 points.append((row["trial_id"], name, step, y if name == "test_accuracy" else y / 3))
     return rows, points
+
+
+def requests_in_turn() -> list[dict[str, Any]]:
+    return [
+        final(method, seed, scenario=f"repeated(fraction=0.02, requests={count})", distance=0.01 * count * slope,
+              unlearn_s=float(count), trial_id=f"{method} {seed} {count}")
+        for method, slope in (("finetune", 1.0), ("ssd", 2.0)) for count in (1, 2, 5) for seed in SEEDS
+    ]  # fmt: skip
 
 
 def draw(name: str, given: Frames) -> dict[str, Figure]:
@@ -215,7 +223,7 @@ def results(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_files_reasons_and_repeatable_bytes(results: Path) -> None:
     names, skipped = draw_all(results)
     drawn = [Path(name) for name in names]
-    assert set(skipped) == {"images_or_codes", "entropy", "path"}
+    assert set(skipped) == {"images_or_codes", "entropy", "path", "drift"}
     assert skipped["entropy"] == "no final rows of gkt"
     assert {path.parent for path in drawn} == {results / "figures"}
     assert {path.name for path in drawn} >= {
@@ -240,3 +248,21 @@ def test_command_on_no_results_is_one_line(cli: Any) -> None:
     said = cli("figures", "nowhere")
     assert said.code == 2
     assert said.err.count("\n") == 1
+
+
+def test_drift_joins_the_requests_of_a_sequence() -> None:
+    rows = requests_in_turn()
+    ((title, group),) = sequences(pd.DataFrame([*rows, final("finetune", 0)]))
+    assert title == "mnist / lenet5 / repeated(fraction=0.02)"
+    assert sorted(group["requests"].unique()) == [1.0, 2.0, 5.0]
+    lines = [board(m, scenario=r["scenario"], distance_floor=0.005) for r in rows[:9] for m in ("finetune", "ssd")]
+    (figure,) = dict(FIGURES["drift"](Frames(pd.DataFrame(lines), pd.DataFrame(rows), pd.DataFrame()))).values()
+    distance, accuracy, seconds = figure.axes
+    drawn = {line.get_label(): line for line in distance.lines}
+    assert list(drawn["two retrained models"].get_ydata()) == [0.5, 0.5, 0.5]
+    means = [list(container.lines[0].get_ydata()) for container in distance.containers]
+    assert means == [pytest.approx([1.0, 2.0, 5.0]), pytest.approx([2.0, 4.0, 10.0])]
+    assert [list(c.lines[0].get_ydata()) for c in seconds.containers] == [pytest.approx([1.0, 2.0, 5.0])] * 2
+    assert accuracy.get_xlabel() == "requests so far"
+    with pytest.raises(Skip, match="two numbers of requests"):
+        list(sequences(pd.DataFrame(rows[:3])))
