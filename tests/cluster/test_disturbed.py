@@ -134,6 +134,7 @@ def shared(results):
     return frame[comparable(ResultStore(results).schema())].sort_values("trial_id", ignore_index=True)
 
 
+@pytest.mark.timeout(int(3 * PATIENCE_S))
 def test_everything_at_once(rig, many):
     store = rig.shared / "store"
     calm, results = rig.shared / "calm", rig.shared / "disturbed"
