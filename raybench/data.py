@@ -107,8 +107,9 @@ class Pixels:
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 or [0, 1] float images [n, c, h, w] to normalised float32."""
-        pixels = images.float().div_(255.0) if images.dtype == torch.uint8 else images
-        return (pixels - self.mean) / self.std
+        if images.dtype == torch.uint8:  # in place: fresh memory costs more than the arithmetic
+            return images.float().div_(255.0).sub_(self.mean).div_(self.std)
+        return (images - self.mean).div_(self.std)
 
     def denormalise(self, images: Tensor) -> Tensor:
         """Normalised images back to [0, 1] pixels (not clamped)."""
@@ -117,17 +118,18 @@ class Pixels:
 
 def crop_flip(images: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
     """Random crop after zero padding and random horizontal flip, per image, on the device (uint8 in and out)."""
-    n, _, height, width = images.shape
+    n, channels, height, width = images.shape
     device = images.device
-    padded = torch.nn.functional.pad(images, (padding,) * 4)
+    padded = F.pad(images, (padding,) * 4)
     top = torch.randint(0, 2 * padding + 1, (n,), generator=generator, device=device)
     left = torch.randint(0, 2 * padding + 1, (n,), generator=generator, device=device)
     flip = torch.rand(n, generator=generator, device=device) < 0.5
     rows = top[:, None] + torch.arange(height, device=device)
     columns = torch.arange(width, device=device).expand(n, width)
     columns = torch.where(flip[:, None], width - 1 - columns, columns) + left[:, None]
-    picked = padded[torch.arange(n, device=device)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-    return picked.permute(0, 3, 1, 2).contiguous()
+    # One gather over the pixels of a plane: five times as fast on a CPU as an index per axis.
+    place = (rows[:, :, None] * padded.shape[3] + columns[:, None, :]).view(n, 1, -1).expand(n, channels, -1)
+    return padded.flatten(2).gather(2, place).view(images.shape)
 
 
 def resized_crop_flip(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -199,11 +201,11 @@ class Split:
     @property
     def targets(self) -> Tensor:
         """int64 labels [n]."""
-        return self.labels[self.index]
+        return self.labels.index_select(0, self.index)
 
     def tensors(self) -> Batch:
         """All normalised images float32 [n, c, h, w] and labels int64 [n], as new tensors."""
-        return self.pixels.normalise(self.images[self.index]), self.targets
+        return self.pixels.normalise(self._picked(self.index)), self.targets
 
     def steps(self, batch_size: int) -> int:
         """Batches of one pass, a short last one included."""
@@ -226,10 +228,10 @@ class Split:
             if self.tick is not None:
                 self.tick()
             rows = order[start : start + batch_size]
-            images = self.images[rows]
+            images = self._picked(rows)
             if transform is not None:
                 images = transform(images, self._generator())
-            yield self.pixels.normalise(images), self.labels[rows]
+            yield self.pixels.normalise(images), self.labels.index_select(0, rows)
 
     def subset(self, positions: Tensor) -> Split:
         """The samples at ``positions`` (int64, into this split)."""
@@ -265,7 +267,7 @@ class Split:
         """The same samples as tensors of their own: what is handed to a method holds no other sample, and nothing
         that is written there reaches other trials."""
         index = torch.arange(len(self), device=self.index.device)
-        images = self.images.part(self.index) if isinstance(self.images, Streamed) else self.images[self.index]
+        images = self.images.part(self.index) if isinstance(self.images, Streamed) else self._picked(self.index)
         return Split(images, self.labels[self.index], index, self.pixels, self.augment, generator, tick)
 
     def bound(self, generator: torch.Generator, tick: Callable[[], None] | None = None) -> Split:
@@ -273,6 +275,10 @@ class Split:
         split = self._with(self.index)
         split.generator, split.tick = generator, tick
         return split
+
+    def _picked(self, rows: Tensor) -> Tensor:
+        """A copy of some images; index_select copies them whole, where an index in brackets goes pixel by pixel."""
+        return self.images[rows] if isinstance(self.images, Streamed) else self.images.index_select(0, rows)
 
     def _with(self, index: Tensor) -> Split:
         return Split(self.images, self.labels, index, self.pixels, self.augment, self.generator, self.tick)

@@ -12,6 +12,7 @@ import torch
 from raybench.content_store import ContentStore
 from raybench.data import RawData
 from raybench.errors import UserError
+from raybench.heap import keep_freed_memory
 from raybench.logs import open_log
 from raybench.once import Lease, OnceMemory
 from raybench.problem import Problem, load_data, make_problem
@@ -71,6 +72,7 @@ class Workshop:
         train_shared: Callable[[Order], None] = refuse_shared,
     ) -> None:
         """``train_shared(order)`` has several processes train a reference model (``train_workers`` of a problem)."""
+        keep_freed_memory()
         load_plugins(settings.plugins)
         self.settings = settings
         self.placement = placement or Placement()
