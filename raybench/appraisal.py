@@ -66,7 +66,8 @@ class _Pool:
     def extras(self, final: bool) -> dict[str, float]:
         """What metrics may need to know of the original model; nothing of the test set unless ``final``."""
         index = self._spec.original_index
-        original = self._shop.references.pool_outputs(self._problem, ORIGINAL, index, self._spec.training)
+        spec, references = self._spec, self._shop.references
+        original = references.pool_outputs(self._problem, ORIGINAL, index, spec.training, spec.samples)
         extras = extras_of(original, self._problem.replaced, final)
         if final and self._problem.replaced and "damage_recovery" in self._shop.settings.metrics:
             clean = self._shop.references.pool_outputs(self._problem, CLEAN, 0)

@@ -38,6 +38,15 @@ def outputs_of(predictor: Callable[[Tensor], Tensor], splits: Mapping[str, Split
     return Outputs(found)
 
 
+def part_of(outputs: Outputs, positions: Mapping[str, Tensor]) -> Outputs:
+    """The same with only the samples at ``positions`` (``Problem.part``) of the splits that it names."""
+    found = {name: outputs[name] for name in outputs if outputs.has(name)}
+    for name, at in positions.items():
+        if name in found:
+            found[name] = SplitOutputs(found[name].logits[at], found[name].labels[at])
+    return Outputs(found)
+
+
 def pack(outputs: Outputs) -> dict[str, Tensor]:
     """Outputs as named tensors, for safetensors files."""
     packed = {}

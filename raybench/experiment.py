@@ -55,7 +55,8 @@ class Candidate:
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """One search per line: ``trials`` settings in rounds of ``round_size``, on ``seeds``, chosen by ``select``."""
+    """One search per line: ``trials`` settings in rounds of ``round_size``, on ``seeds``, chosen by ``select``.
+    ``samples``: how many of each split its trials are evaluated on; None: all."""
 
     trials: int = 8
     round_size: int = 4
@@ -63,6 +64,7 @@ class SearchPlan:
     seeds: tuple[int, ...] = (0,)
     objective: str = "distance"
     select: tuple[str, ...] = ("distance",)
+    samples: int | None = None
 
     @property
     def metric(self) -> str:
@@ -159,6 +161,7 @@ def make_experiment(raw: Mapping[str, Any]) -> Experiment:
             _search_seeds(spec),
             spec.search.objective,
             rules,
+            spec.search.samples,
         ),
         validation=spec.validation,
         metrics=tuple(dict.fromkeys((*metrics, *needed))),

@@ -291,6 +291,7 @@ class Plan:
             training=line.candidate.training,
             variant=variant,
             stop=line.candidate.stop,
+            samples=self.experiment.search.samples if phase == SEARCH else None,
         )
 
 

@@ -8,7 +8,7 @@ import inspect
 import json
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from raybench.seeding import content_hash, numpy_generator
 from raybench.space import resolve
 from raybench.spec import FILE, Choice, ProblemSpec
 from raybench.streamed import Rows, Streamed
+from raybench.subset import stratified
 from raybench.task import Facts
 from raybench.weights import OPTION as WEIGHTS
 from raybench.weights import load_weights, without_weights
@@ -51,12 +52,24 @@ class Problem:
     requests: tuple[tuple[Split, Split], ...] = ()
     clean: Split | None = None
     clean_digest: str = ""
+    _parts: dict[int, dict[str, Tensor]] = field(default_factory=dict, repr=False, compare=False)
 
     def build(self) -> nn.Module:
         """A new network (weights from torch's global state: see ``seeding.seeded_globals``)."""
         if WEIGHTS in self.spec.model.options:
             check_digest(self.spec.model.options[WEIGHTS], self.spec.versions.get(WEIGHTS))
         return build_model(self.spec.model, self.facts.num_classes, self.facts.input_shape)
+
+    def part(self, samples: int) -> Mapping[str, Tensor]:
+        """Positions int64 in each split of more than ``samples`` samples: the part that a search looks at, the same
+        for all trials, as many of each class as its share (``subset.stratified``), no class without one."""
+        if samples not in self._parts:
+            self._parts[samples] = {
+                name: torch.from_numpy(stratified(labels, max(samples, len(np.unique(labels))), self.facts.num_classes))
+                for name, labels in ((name, split.targets.cpu().numpy()) for name, split in self.splits.items())
+                if len(labels) > samples
+            }
+        return self._parts[samples]
 
     def half(self, index: int) -> torch.Tensor:
         """Which of the training samples shadow model ``index`` sees: a random half, bool [n] on the device. A sample

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from raybench.content_store import ContentStore
-from raybench.evaluation import FINAL_SPLITS, outputs_of, pack, unpack
+from raybench.evaluation import FINAL_SPLITS, outputs_of, pack, part_of, unpack
 from raybench.once import Lease
 from raybench.outputs import Outputs
 from raybench.problem import Problem
@@ -88,15 +88,36 @@ class References:
         """Shadow model ``index``: the standard recipe on a random half of the training split (``Problem.half``)."""
         return self._get(shadow(problem, index))
 
-    def outputs(self, problem: Problem, reference: Reference) -> Outputs:
-        """Outputs of a reference on all splits of a problem, computed once."""
-        return self._outputs_at(problem, reference.key, lambda: reference)
+    def outputs(self, problem: Problem, reference: Reference, samples: int | None = None) -> Outputs:
+        """Outputs of a reference on all splits of a problem, or on the part of a search, computed once."""
+        return self._part_at(problem, reference.key, lambda: reference, samples)
 
-    def pool_outputs(self, problem: Problem, kind: str, index: int, training: Training | None = None) -> Outputs:
+    def pool_outputs(
+        self, problem: Problem, kind: str, index: int, training: Training | None = None, samples: int | None = None
+    ) -> Outputs:
         """Outputs of model ``index`` of a kind (ORIGINAL, RETRAINED, CLEAN, SHADOW); where they are stored no model is
         loaded, where they are not it may have to be trained."""
         order = ORDERS[kind](problem, index, training or Training())
-        return self._outputs_at(problem, order.key, lambda: self._get(order))
+        return self._part_at(problem, order.key, lambda: self._get(order), samples)
+
+    def _part_at(
+        self, problem: Problem, model_key: str, reference: Callable[[], Reference], samples: int | None
+    ) -> Outputs:
+        """Of the part of a search too there is one object, which remembers what was computed from it."""
+        if samples is None:
+            return self._outputs_at(problem, model_key, reference)
+        key = f"{content_hash([model_key, problem.spec.id, 'outputs'])}/{samples}"
+        if key not in self._outputs:
+            part = part_of(self._outputs_at(problem, model_key, reference), problem.part(samples))
+            self._keep_outputs(key, part)
+        self._outputs.move_to_end(key)
+        return self._outputs[key]
+
+    def _keep_outputs(self, key: str, outputs: Outputs) -> None:
+        self._outputs[key] = outputs
+        self._output_bytes[key] = sum(t.numel() * t.element_size() for t in pack(outputs).values())
+        while len(self._outputs) > 2 and sum(self._output_bytes.values()) > MEMORY_OUTPUTS:
+            self._output_bytes.pop(self._outputs.popitem(last=False)[0])
 
     def _outputs_at(self, problem: Problem, model_key: str, reference: Callable[[], Reference]) -> Outputs:
         key = content_hash([model_key, problem.spec.id, "outputs"])
@@ -107,10 +128,7 @@ class References:
                 self._store.put("outputs", key, packed, {"reference": model_key})
             else:
                 packed = entry[0]
-            self._outputs[key] = unpack(packed)
-            self._output_bytes[key] = sum(t.numel() * t.element_size() for t in packed.values())
-            while len(self._outputs) > 2 and sum(self._output_bytes.values()) > MEMORY_OUTPUTS:
-                self._output_bytes.pop(self._outputs.popitem(last=False)[0])
+            self._keep_outputs(key, unpack(packed))
         self._outputs.move_to_end(key)
         return self._outputs[key]
 

@@ -42,7 +42,9 @@ class Search:
         cell = self.cell.identity
         del cell["train_seed"]
         grid_size = self.plan.trials if self.plan.sampler == "grid" else None
-        rule = {} if self.candidate.stop is None else {"stop": self.candidate.stop}
+        rule: dict[str, Any] = {} if self.candidate.stop is None else {"stop": self.candidate.stop}
+        if self.plan.samples is not None:
+            rule["samples"] = self.plan.samples
         return content_hash(
             rule
             | {

@@ -153,7 +153,7 @@ class _Folder:
 
     @cached_property
     def setting_of(self) -> dict[str, str]:
-        """Trial id -> what a trial shares with all of one setting: its spec without seeds, phase and variant."""
+        """Trial id -> what a trial shares with all of one setting: its spec without seeds, phase, variant and part."""
         return dict(zip(self.trials["trial_id"], map(_setting, self.trials["spec"]), strict=True))
 
     @cached_property
@@ -258,6 +258,7 @@ def _without_rule(variant: str, selected_by: str) -> str:
 def _setting(spec: str) -> str:
     plain = json.loads(spec)
     del plain["problem"]["train_seed"], plain["unlearn_seed"], plain["phase"], plain["variant"]
+    plain.pop("samples", None)  # only search trials are evaluated on a part
     return to_json(plain)
 
 

@@ -121,6 +121,7 @@ class TrialSpec:
     variant: str = ""
     protocol: str = PROTOCOL
     stop: Mapping[str, Any] | None = None
+    samples: int | None = None  # of each split that a search trial is evaluated on; None: all
 
     @cached_property
     def trial_id(self) -> str:
@@ -128,11 +129,10 @@ class TrialSpec:
         return content_hash(self.to_dict() | {"problem": self.problem.identity})
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; no ``stop`` where there is no rule, so that such trials keep their ids."""
+        """Plain JSON types; no ``stop`` where there is no rule and no ``samples`` where all are looked at, so that such
+        trials keep their ids."""
         plain: dict[str, Any] = canonical(self) | {"problem": self.problem.to_dict()}
-        if self.stop is None:
-            del plain["stop"]
-        return plain
+        return {key: value for key, value in plain.items() if key not in ("stop", "samples") or value is not None}
 
     @property
     def original_index(self) -> int:

@@ -79,6 +79,7 @@ class SearchItem(Strict):
     sampler: str = "tpe"
     train_seeds: Annotated[Literal["first", "all"] | list[Seed], BeforeValidator(_seed_choice)] = "first"
     objective: Literal["distance", "retrained_free"] = "distance"
+    samples: Whole | None = Field(default=None, ge=100)
     select: Annotated[list[str], BeforeValidator(_text_list)] = Field(default=["distance"], min_length=1)
 
 

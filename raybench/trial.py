@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from raybench.appraisal import metric_context
 from raybench.assignment import Assignment
 from raybench.content_store import state_of
+from raybench.data import Split
 from raybench.errors import StorageError
 from raybench.evaluation import measure, outputs_of, pack, splits_for
 from raybench.folder import open_folder
@@ -73,6 +74,13 @@ class _Run:
     @cached_property
     def retrained(self) -> Reference:
         return self.shop.references.retrained(self.problem, 0)
+
+    @cached_property
+    def looked_at(self) -> Mapping[str, Split]:
+        """The splits that the result is evaluated on: all of them, or the part of a search."""
+        splits = self.problem.splits
+        part = self.problem.part(self.spec.samples) if self.spec.samples is not None else {}
+        return {**splits, **{name: splits[name].subset(positions) for name, positions in part.items()}}
 
 
 def run_trial(spec: TrialSpec, context: Mapping[str, Any], shop: Workshop) -> dict[str, Any]:
@@ -241,7 +249,7 @@ def _look(run: _Run, entry: MethodEntry, result: Callable[[Tensor], Tensor]) -> 
         if any(t.is_floating_point() and not bool(torch.isfinite(t).all()) for t in state):
             run.row |= {"status": "diverged", "reason": "the unlearned model has non-finite weights"}
             return
-    outputs = outputs_of(result, run.problem.splits, splits_for(run.spec.phase != SEARCH))
+    outputs = outputs_of(result, run.looked_at, splits_for(run.spec.phase != SEARCH))
     # A class switched off by minus infinity is legal; a row without a finite maximum has no softmax.
     if any(not bool(torch.isfinite(outputs[n].logits.amax(dim=1)).all()) for n in outputs if outputs.has(n)):
         run.row |= {"status": "diverged", "reason": "the unlearned model has non-finite outputs"}
@@ -256,7 +264,7 @@ def _look(run: _Run, entry: MethodEntry, result: Callable[[Tensor], Tensor]) -> 
 
 def _evaluate(run: _Run, outputs: Outputs, model: nn.Module | None, changed: bool | None = None) -> None:
     spec, settings = run.spec, run.shop.settings
-    retrained = run.shop.references.outputs(run.problem, run.retrained)
+    retrained = run.shop.references.outputs(run.problem, run.retrained, spec.samples)
     prober = Prober(model, run.original, run.retrained, run.problem, settings.evaluate_seed, run.shop.probed)
     probes = prober if spec.phase in (FINAL, REFERENCE) else None
     context = metric_context(spec, run.shop, run.problem)
@@ -265,7 +273,7 @@ def _evaluate(run: _Run, outputs: Outputs, model: nn.Module | None, changed: boo
     run.row["metrics_s"] = prober.seconds
     run.row["missing"] = to_json(missing) if missing else None
     run.row["forget_size"] = len(run.problem.splits["forget"])
-    original = run.shop.references.outputs(run.problem, run.original)
+    original = run.shop.references.outputs(run.problem, run.original, spec.samples)
     entry, classes = METHODS[spec.method], run.problem.facts.num_classes
     acts = not entry.reference and not entry.identity
     run.row["gates"] = to_json(judge_gates(Evidence(outputs, original, retrained, classes, acts, changed)))
