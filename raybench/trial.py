@@ -93,7 +93,8 @@ def run_trial(spec: TrialSpec, context: Mapping[str, Any], shop: Workshop) -> di
     """
     started, clock0 = datetime.datetime.now(datetime.UTC), time.perf_counter()
     if not context.get("skip"):
-        shop.problem(spec.problem)  # data that are not here are the run's trouble, not this trial's
+        with threadpool_limits(spec.problem.threads):  # some scenarios compute much
+            shop.problem(spec.problem)  # data that are not here are the run's trouble, not this trial's
     torch.set_num_threads(spec.problem.threads)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True  # a search is told these numbers, so they should come again

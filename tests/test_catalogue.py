@@ -11,6 +11,15 @@ from raybench.catalogue import catalogue, describe_range, records
 from raybench.registry import KINDS
 
 KEYS = {"name", "label", "version", "paper", "summary"}
+# What the field and the source documents use, by the names that specs are written with.
+PROMISED = {
+    "datasets": "digits mnist fashion_mnist kmnist cifar10 cifar100 cifar20 svhn stl10 tinyimagenet cub stanford_cars "
+    "imagenet imagefolder npz",
+    "models": "mlp lenet5 allcnn vgg8 resnet8 resnet20 resnet9 resnet18 resnet50 resnext50 vgg16 vit_tiny vit_b16 "
+    "swin_t convnext_t pvt_v2_b0 timm torchvision",
+    "scenarios": "class random subclass index label_noise overfit backdoor memorization repeated partial",
+    "methods": "original retrain deepclean mnemonic mnemonic_data gkt gkt_plus emmn deep_inversion rewind afim",
+}
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
@@ -20,6 +29,11 @@ def test_every_registered_name_is_listed_with_its_metadata(kind: str) -> None:
     for record in found:
         assert record.keys() >= KEYS
         assert record["summary"], record["name"]
+
+
+@pytest.mark.parametrize("kind", PROMISED)
+def test_promised_names_are_listed(kind: str) -> None:
+    assert set(PROMISED[kind].split()) <= {record["name"] for record in json.loads(catalogue(kind, "json"))}
 
 
 def test_methods_tell_their_fields_with_ranges_and_words() -> None:

@@ -1,7 +1,8 @@
 """Every method on every family of networks runs or says why not: convolutions without batch norm, and attention.
 
 The conformance suite has convolutions with and without batch norm and dense layers; here are the layers that need
-other mathematics: layer norm, attention, learned tokens, depthwise convolution, GELU.
+other mathematics: layer norm, attention, learned tokens, depthwise convolution, GELU. ``tests/test_compatibility.py``
+has a quick look at the same in every test run.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ def facts_of(model: str, kind: str) -> Facts:
     return Facts("digits", model, 10, SHAPE, classes, kind, model_options=dict(SMALL[model]))
 
 
-@pytest.mark.parametrize("model", ["vit_tiny", "convnext_t", pytest.param("swin_t", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("model", SMALL)
 @pytest.mark.parametrize("name", METHODS.names())
 def test_runs_or_says_why_not(name, model):
     entry = METHODS[name]
