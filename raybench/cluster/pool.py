@@ -40,9 +40,10 @@ class _Worker:
 class Pool:
     """Warm actors at the given places; kept between calls of ``run`` until ``close``."""
 
-    def __init__(self, kit: Kit, places: Sequence[Place]) -> None:
+    def __init__(self, kit: Kit, places: Sequence[Place], actor: type[TrialActor] = TrialActor) -> None:
         self.places = list(places)
         self._kit = kit
+        self._actor = actor
         self._idle: list[_Worker] = []
         self._starting: dict[Any, _Worker] = {}  # answers to ready()
         self._busy: dict[Any, tuple[_Worker, Job]] = {}
@@ -103,7 +104,7 @@ class Pool:
             where = "DEFAULT" if place.node_id is None else NodeAffinitySchedulingStrategy(place.node_id, soft=True)
             options = {"num_cpus": place.cpu, "num_gpus": place.gpu, "scheduling_strategy": where}
             options["resources"] = dict(place.custom)
-            actor = ray.remote(TrialActor).options(**options).remote(self._kit)
+            actor = ray.remote(self._actor).options(**options).remote(self._kit)
             self._starting[actor.ready.remote()] = _Worker(actor, place)
 
     def _started(self, reference: Any) -> None:
