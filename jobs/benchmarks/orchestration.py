@@ -13,6 +13,7 @@ of the repeats is printed beside the floor, with the machine's load; every repea
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import os
 import subprocess
@@ -40,7 +41,8 @@ FLOORS = {
 }
 SPEC = """
 name: cold
-problems: [{dataset: digits, models: [{name: mlp, hidden: [8]}], scenarios: [{class: {classes: [0]}}], recipe: {epochs: 1}}]
+problems:
+  - {dataset: digits, models: [{name: mlp, hidden: [8]}], scenarios: [{class: {classes: [0]}}], recipe: {epochs: 1}}
 methods: [finetune]
 seeds: {train: [0]}
 search: {trials: 1, round_size: 1}
@@ -78,7 +80,7 @@ def empty_row(spec: Any) -> dict[str, Any]:
         "variant": spec.variant, "phase": spec.phase, "train_seed": spec.problem.train_seed,
         "unlearn_seed": spec.unlearn_seed, "hparams": to_json(spec.hparams), "spec": to_json(spec.to_dict()),
         "status": "ok", "unlearn_s": draw, "retrain_share": 1.0 - draw, "retrain_s": 1.0,
-        **{name: draw for name in DEFAULT_METRICS},
+        **dict.fromkeys(DEFAULT_METRICS, draw),
     }  # fmt: skip
 
 
@@ -167,10 +169,10 @@ def through_pool(session: Any, slots: int, trials: int, durable: bool) -> float:
 
     plan = plan_of(trials)
     one = plan.search_requests(plan.searches()[0], {"lr": 0.01, "epochs": 1})[0]
-    import dataclasses
-
     requests = [
-        Request(dataclasses.replace(one.spec, hparams=canonical({**one.spec.hparams, "lr": 1e-6 * (i + 1)})), one.context)
+        Request(
+            dataclasses.replace(one.spec, hparams=canonical({**one.spec.hparams, "lr": 1e-6 * (i + 1)})), one.context
+        )
         for i in range(trials)
     ]
     times: list[float] = []

@@ -12,9 +12,11 @@ import pandas as pd
 from raybench.leaderboard.schema import STATUSES, MetricInfo
 from raybench.leaderboard.statistics import Interval, t_interval
 
+Columns = Mapping[str, Sequence[Any]]  # rows as equally long lists, by column
 REFERENCES = ("original", "retrain")
 AVERAGED = ("speedup", "retrain_s", "original_train_s", "forward_passes", "backward_passes", "retrain_share", "cpu_s")
 _FIRST = ("original_kind", "device_type", "selected_on", "selected_by", "hparams")
+_OF_ALL = ("status", "reason", "forget_size", *_FIRST)  # what is told of rows that are not ok
 
 
 def metrics_with_retrained(rows: pd.DataFrame, metrics: Sequence[MetricInfo]) -> list[str]:
@@ -38,12 +40,14 @@ def gold_floors(
 
 
 def make_line(
-    line: Mapping[str, Any], rows: pd.DataFrame, metrics: Sequence[MetricInfo], floors: Mapping[str, Interval]
+    line: Mapping[str, Any], rows: Columns, metrics: Sequence[MetricInfo], floors: Mapping[str, Interval]
 ) -> dict[str, Any]:
     """The columns of a line that its own ``rows`` (and the floors of its problem) decide."""
-    rows = rows.sort_values(["train_seed", "unlearn_seed"], kind="stable")
-    rows = compared_rows(rows)
-    ok = rows[rows["status"] == "ok"]
+    seeds = list(zip(rows["train_seed"], rows["unlearn_seed"], strict=True))
+    at = set(compared(rows["method"], rows["unlearn_seed"]))
+    order = [i for i in sorted(range(len(seeds)), key=seeds.__getitem__) if i in at]
+    right = [i for i in order if rows["status"][i] == "ok"]
+    ok, rows = take(rows, right), take({name: rows[name] for name in _OF_ALL}, order)
     out: dict[str, Any] = {"kind": "reference" if line["method"] in REFERENCES else "method"}
     for metric in metrics:
         name, floor = metric.name, floors[metric.name]
@@ -55,44 +59,61 @@ def make_line(
     seconds = interval_of(ok, "unlearn_s")
     out |= {"unlearn_s": seconds.mean, "unlearn_s_lo": seconds.lo, "unlearn_s_hi": seconds.hi}
     out |= {name: interval_of(ok, name).mean for name in AVERAGED}
-    out |= {name: _largest(ok, name) for name in ("peak_memory", "artefact_bytes")}
-    size = rows["forget_size"].dropna()
-    out["forget_size"] = round(size.mean()) if len(size) else None
-    shown = ok if len(ok) else rows
-    out |= {name: text_or_none(shown[name].iloc[0]) for name in _FIRST}
-    tuned = ok["tuned_here"].dropna().astype(float)
-    out["tuned_here"] = float(tuned.mean()) if len(tuned) else None
-    out["n"] = int(ok["train_seed"].nunique())
+    for name in ("peak_memory", "artefact_bytes"):
+        known = _numbers(ok[name])
+        out[name] = int(max(known)) if known else None
+    size = _numbers(rows["forget_size"])
+    out["forget_size"] = round(sum(size) / len(size)) if size else None
+    shown = ok if right else rows
+    out |= {name: text_or_none(shown[name][0]) for name in _FIRST}
+    tuned = _numbers(ok["tuned_here"])
+    out["tuned_here"] = sum(tuned) / len(tuned) if tuned else None
+    out["n"] = len(set(ok["train_seed"]))
     out["gates"] = merged_gates(ok["gates"])
     return out | status_of(rows)
 
 
+def columns_of(rows: pd.DataFrame) -> Columns:
+    """The rows as plain lists: looking a few of them up in a frame costs a hundred times as much."""
+    return {str(name): rows[name].tolist() for name in rows.columns}
+
+
+def take(rows: Columns, positions: Sequence[int]) -> Columns:
+    """The rows at ``positions``."""
+    return {name: [values[i] for i in positions] for name, values in rows.items()}
+
+
+def compared(methods: Sequence[str], unlearn_seeds: Sequence[int]) -> list[int]:
+    """Positions of a line's rows without the reference that gaps are measured from (``retrain`` at gold index 0), where
+    there are further ones."""
+    beside = [i for i, (m, seed) in enumerate(zip(methods, unlearn_seeds, strict=True)) if m != "retrain" or seed >= 1]
+    return beside or list(range(len(methods)))
+
+
 def compared_rows(rows: pd.DataFrame) -> pd.DataFrame:
-    """A line's rows without the reference that gaps are measured from (``retrain`` at gold index 0), where there are
-    further ones."""
-    beside = rows[(rows["method"] != "retrain") | (rows["unlearn_seed"] >= 1)]
-    return beside if len(beside) else rows
+    """``compared``, of rows in a frame."""
+    return rows.iloc[compared(rows["method"].tolist(), rows["unlearn_seed"].tolist())]
 
 
-def values_by_seed(rows: pd.DataFrame, column: str, absolute: bool = False) -> dict[int, float]:
+def values_by_seed(rows: pd.DataFrame | Columns, column: str, absolute: bool = False) -> dict[int, float]:
     """Train seed -> mean over unlearn seeds (of absolute values if asked); seeds without a value are left out."""
     if column not in rows:
         return {}
     by: dict[int, list[float]] = {}  # plain Python: a group-by of so few rows costs a hundred times as much
-    for seed, value in zip(rows["train_seed"].tolist(), rows[column].astype("float64").tolist(), strict=True):
-        if not math.isnan(value):
-            by.setdefault(seed, []).append(abs(value) if absolute else value)
+    for seed, value in zip(rows["train_seed"], rows[column], strict=True):
+        if value is not None and not math.isnan(value):
+            by.setdefault(seed, []).append(float(abs(value) if absolute else value))
     return {seed: sum(by[seed]) / len(by[seed]) for seed in sorted(by)}
 
 
-def interval_of(rows: pd.DataFrame, column: str, absolute: bool = False) -> Interval:
+def interval_of(rows: pd.DataFrame | Columns, column: str, absolute: bool = False) -> Interval:
     """Mean over train seeds of ``values_by_seed``, with its interval."""
     return t_interval(list(values_by_seed(rows, column, absolute).values()))
 
 
-def _largest(rows: pd.DataFrame, column: str) -> int | None:
-    values = rows[column].dropna()
-    return int(values.max()) if len(values) else None
+def _numbers(values: Iterable[Any]) -> list[float]:
+    """Those that are there, as numbers."""
+    return [float(value) for value in values if value is not None and value == value]
 
 
 def text_or_none(value: Any) -> str | None:
@@ -110,14 +131,14 @@ def merged_gates(column: Iterable[Any]) -> str:
     return json.dumps(merged, sort_keys=True)
 
 
-def status_of(rows: pd.DataFrame) -> dict[str, Any]:
+def status_of(rows: pd.DataFrame | Columns) -> dict[str, Any]:
     """``status`` (the worst), ``status_counts`` (JSON) and ``reason`` of a line's rows."""
-    found = rows["status"].value_counts()
-    counts = {status: int(found[status]) for status in STATUSES if status in found.index}
+    found = list(rows["status"])
+    counts = {status: found.count(status) for status in STATUSES if status in found}
     worst = max(counts, key=STATUSES.index)
     reason = None
     if worst != "ok":
-        reasons = rows.loc[rows["status"] == worst, "reason"].dropna()
-        told = str(reasons.iloc[0]) if len(reasons) else worst
-        reason = told if counts[worst] == len(rows) else f"{counts[worst]} of {len(rows)} {worst}: {told}"
+        reasons = [text_or_none(r) for s, r in zip(found, rows["reason"], strict=True) if s == worst]
+        told = next((reason for reason in reasons if reason is not None), worst)
+        reason = told if counts[worst] == len(found) else f"{counts[worst]} of {len(found)} {worst}: {told}"
     return {"status": worst, "status_counts": json.dumps(counts), "reason": reason}

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from raybench.leaderboard.parts import Part
 from raybench.leaderboard.schema import REAL, TEXT, metric_columns, metrics_of
 
 Known = tuple[list[dict[str, Any]], frozenset[tuple[str, int]]]
@@ -35,12 +35,10 @@ class Measured:
         return not pool and self.evaluate_seed == evaluate_seed and (metric, version) in self.in_trial
 
 
-def known_in_part(file: Any) -> Known:
+def known_in_part(part: Part) -> Known:
     """The rows of one part of ``trials/`` (id, attempt, evaluate seed) and the metrics that all of them have."""
-    part = pq.ParquetFile(file)
-    wanted = [name for name in (*_ROW, "evaluate_seed") if name in part.schema_arrow.names]
-    metrics = frozenset((metric.name, metric.version) for metric in metrics_of(part.schema_arrow))
-    return part.read(columns=wanted).to_pylist(), metrics
+    metrics = frozenset((metric.name, metric.version) for metric in metrics_of(part.schema))
+    return part.read([*_ROW, "evaluate_seed"]).to_pylist(), metrics
 
 
 def measured_of(parts: Iterable[Known], later: pa.Table) -> dict[str, Measured]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +18,11 @@ from raybench.folder import Folder
 from raybench.leaderboard.cells import gates_hold
 from raybench.leaderboard.lines import (
     AVERAGED,
+    columns_of,
     gold_floors,
     make_line,
     metrics_with_retrained,
+    take,
     text_or_none,
     values_by_seed,
 )
@@ -40,6 +41,8 @@ from raybench.leaderboard.schema import (
 )
 from raybench.leaderboard.statistics import Interval, as_null, pareto_mask, rank_groups
 from raybench.leaderboard.store import ResultStore
+from raybench.leaderboard.tuning import COLUMNS as TUNING
+from raybench.leaderboard.tuning import TuningCost
 
 __all__ = [
     "build_leaderboard",
@@ -55,6 +58,8 @@ __all__ = [
 
 FILE = "leaderboard.parquet"
 PROBLEM = ("dataset", "model", "scenario")
+STANDING = ("final", "reference")  # the phases whose rows are on the leaderboard
+Cost = Callable[[Mapping[str, Any]], float]
 DISTANCE = "distance"  # the metric that ranks and that the front is drawn with
 
 
@@ -100,22 +105,29 @@ def build_leaderboard(
     often a line is on the front when the train seeds are drawn anew. ``forced`` ranks with fewer than three train
     seeds; ``front_probability`` stays null there.
     """
+    cost = TuningCost.of_frames(trials, searches).seconds if wanted is None else None
+    return _table(trials, metrics, forced, wanted, cost)
+
+
+def _table(
+    trials: pd.DataFrame, metrics: Sequence[MetricInfo], forced: bool, wanted: Wanted | None, cost: Cost | None
+) -> pa.Table:
+    """``build_leaderboard`` of final and reference rows at least; ``cost``: tuning seconds of a line, without a plan
+    that knows them."""
     rows = current_rows(trials if wanted is None else trials[trials["trial_id"].isin(wanted.trial_ids)])
-    searches = searches.assign(line=[json.loads(text) for text in searches["line"]])
     protocols = sorted(set(rows["protocol"])) if len(rows) else []
     check_protocols(protocols)
     with_retrained = metrics_with_retrained(rows, metrics)
     lines: list[dict[str, Any]] = []
     for problem, group in rows.groupby(list(PROBLEM), sort=True):
-        lines += _problem_lines(
-            dict(zip(PROBLEM, problem, strict=True)), group, trials, searches, metrics, with_retrained, forced
-        )
+        lines += _problem_lines(dict(zip(PROBLEM, problem, strict=True)), group, metrics, with_retrained, forced)
     known = wanted.tuning_s if wanted is not None else {}
-    for line in lines if wanted is not None else []:
-        line["tuning_s"] = known.get(tuple(line[name] for name in LINE), 0.0)
+    for line in lines:
+        key = tuple(line[name] for name in LINE)
+        line["tuning_s"] = known.get(key, 0.0) if cost is None else cost(line)
     schema = leaderboard_schema(metrics, ",".join(protocols))
-    clean = [{name: as_null(line.get(name)) for name in schema.names} for line in lines]
-    return pa.Table.from_pylist(clean, schema=schema)
+    columns = [pa.array([line.get(f.name) for line in lines], type=f.type, from_pandas=True) for f in schema]
+    return pa.Table.from_arrays(columns, schema=schema)  # from_pandas: NaN is null
 
 
 def check_protocols(protocols: Iterable[str]) -> None:
@@ -130,7 +142,7 @@ def check_protocols(protocols: Iterable[str]) -> None:
 
 def current_rows(trials: pd.DataFrame) -> pd.DataFrame:
     """Final and reference rows that stand: the newest method version, then the latest row of each cell."""
-    rows = trials[trials["phase"].isin(["final", "reference"])]
+    rows = trials[trials["phase"].isin(STANDING)]
     rows = rows[(rows["method"] != "original") | (rows["variant"] == "")]  # own trainings: a row each, no line
     newest = rows.groupby(list(LINE))["method_version"].transform("max")
     rows = rows[rows["method_version"] == newest]
@@ -140,23 +152,25 @@ def current_rows(trials: pd.DataFrame) -> pd.DataFrame:
 def _problem_lines(
     problem: dict[str, Any],
     rows: pd.DataFrame,
-    trials: pd.DataFrame,
-    searches: pd.DataFrame,
     metrics: Sequence[MetricInfo],
     with_retrained: Sequence[str],
     forced: bool,
 ) -> list[dict[str, Any]]:
     floors = gold_floors(rows, metrics, with_retrained)
+    columns = columns_of(rows)
+    at: dict[tuple[str, str], list[int]] = {}
+    for position, key in enumerate(zip(columns["method"], columns["variant"], strict=True)):
+        at.setdefault(key, []).append(position)
     lines = []
     distances: dict[str, dict[int, float]] = {}
     seconds: dict[str, dict[int, float]] = {}
-    for (method, variant), group in rows.groupby(["method", "variant"], sort=True):
+    for method, variant in sorted(at):
         line = {**problem, "method": method, "variant": variant}
+        group = take(columns, at[method, variant])
         line.update(make_line(line, group, metrics, floors))
-        line["tuning_s"] = _tuning_seconds(line, trials, searches)
         lines.append(line)
         if DISTANCE in floors and _competes(line):
-            ok = group[group["status"] == "ok"]
+            ok = take(group, [i for i, status in enumerate(group["status"]) if status == "ok"])
             distances[_key(line)], seconds[_key(line)] = values_by_seed(ok, DISTANCE), values_by_seed(ok, "unlearn_s")
     unresolved = _unresolved(lines, floors.get(DISTANCE))
     floor = as_null(floors[DISTANCE].mean) if DISTANCE in floors else None
@@ -169,27 +183,6 @@ def _problem_lines(
         line["on_pareto_front"] = i in front
         line["front_probability"] = chances.get(_key(line))
     return lines
-
-
-def _tuning_seconds(line: dict[str, Any], trials: pd.DataFrame, searches: pd.DataFrame) -> float:
-    """Charged seconds of the line's searches: each trial once, and the search seeds' retraining where it was used."""
-    if not len(searches):
-        return 0.0
-    mine = searches[[_serves(search, line) for search in searches["line"]]]
-    if not len(mine):
-        return 0.0
-    found = trials[trials["trial_id"].isin(set(mine["trial_id"]))]
-    seconds = float(found["unlearn_s"].astype("float64").sum())
-    if line["selected_on"] == "retrained":
-        known = found.dropna(subset=["retrain_s"])
-        seconds += float(known.drop_duplicates("train_seed")["retrain_s"].astype("float64").sum())
-    return seconds
-
-
-def _serves(search: dict[str, Any], line: dict[str, Any]) -> bool:
-    if "variants" in search and line["variant"] not in search["variants"]:
-        return False
-    return all(search[key] == line[key] for key in LINE if key in search)
 
 
 def _competes(line: dict[str, Any]) -> bool:
@@ -300,15 +293,16 @@ def _open(directory: str | os.PathLike[str]) -> ResultStore:
 
 def _from_rows(directory: str | os.PathLike[str], wanted: Wanted | None = None) -> pa.Table:
     store = _open(directory)
-    trials = store.trials()
-    if not len(trials):
+    trials = store.trials(phases=STANDING)
+    if not len(trials) and not store.ids():
         stored = _stored(store.folder)
         if stored is not None:
             return stored
         raise UserError(
             f"a results folder must hold rows in trials/, got {store.folder}; run an experiment there first"
         )
-    return build_leaderboard(trials, store.searches(), store.metrics_on_disk(), wanted=wanted)
+    cost = None if wanted is not None else TuningCost(store.table(TUNING), store.tried()).seconds
+    return _table(trials, store.metrics_on_disk(), False, wanted, cost)
 
 
 def _stored(folder: Folder) -> pa.Table | None:

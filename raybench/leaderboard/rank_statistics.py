@@ -142,12 +142,13 @@ def front_probability(
     seeds = sorted({seed for method in competing for seed in both[method]})
     values = np.array([[both[m].get(s, (math.nan, math.nan)) for s in seeds] for m in competing])  # [methods, seeds, 2]
     have = ~np.isnan(values[..., 0])
-    weights = numpy_generator("front_probability").multinomial(len(seeds), np.full(len(seeds), 1 / len(seeds)), draws)
+    drawn = numpy_generator("front_probability").multinomial(len(seeds), np.full(len(seeds), 1 / len(seeds)), draws)
+    weights, times = np.unique(drawn, axis=0, return_counts=True)  # three seeds have ten different draws
     share = weights @ have.T.astype(np.float64)  # [draws, methods]
     total = np.einsum("ds,msv->dmv", weights.astype(np.float64), np.nan_to_num(values))
     means = np.divide(total, share[..., None], out=np.full_like(total, np.nan), where=share[..., None] > 0)
     on_front = _fronts(means)
-    return result | dict(zip(competing, on_front.mean(axis=0).tolist(), strict=True))
+    return result | dict(zip(competing, (times @ on_front / draws).tolist(), strict=True))
 
 
 def compare_metrics(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,12 @@ LINE = ("dataset", "model", "scenario", "method", "variant")  # what makes a lea
 
 TEXT, INT, REAL, BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 TIME = pa.timestamp("us", tz="UTC")
+_PLAIN: dict[pa.DataType, type] = {
+    TEXT: str,
+    INT: int,
+    REAL: float,
+    BOOL: bool,
+}  # values of exactly this type fit and need no trial
 _VERSION_KEY, _KIND_KEY = b"raybench.schema_version", b"raybench.kind"
 _PROTOCOL_KEY, _METRICS_KEY, _UNITS_KEY = b"raybench.protocol", b"raybench.metrics", b"raybench.units"
 
@@ -265,38 +270,56 @@ def check_row(row: Mapping[str, Any], schema: pa.Schema) -> dict[str, Any]:
 
     pyarrow drops unknown keys silently and fills absent ones, hence this check before every write.
     """
-    strange = [key for key in row if key not in schema.names]
-    if strange:
-        close = difflib.get_close_matches(strange[0], schema.names, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(f"a row has columns that the schema lacks: {', '.join(map(repr, strange))}{hint}")
-    absent = [field.name for field in schema if not field.nullable and row.get(field.name) is None]
-    if absent:
-        raise ValueError(f"a row must have {', '.join(absent)}")
-    clean: dict[str, Any] = {}
-    for field in schema:
-        value = row.get(field.name)
-        if isinstance(value, float) and math.isnan(value):
-            value = None
-        if value is not None:
-            _check_value(field, value)
-        clean[field.name] = value
-    _check_words(clean)
-    return clean
+    return RowCheck(schema)(row)
 
 
-def _check_value(field: pa.Field, value: Any) -> None:
+class RowCheck:
+    """``check_row`` of one schema, for many rows: what it asks the schema for is asked once."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._types = {field.name: field.type for field in schema}
+        self._plain = {name: _PLAIN.get(type_) for name, type_ in self._types.items()}
+        self._required = [field.name for field in schema if not field.nullable]
+
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        strange = [key for key in row if key not in self._types]
+        if strange:
+            close = difflib.get_close_matches(strange[0], self._types, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ValueError(f"a row has columns that the schema lacks: {', '.join(map(repr, strange))}{hint}")
+        absent = [name for name in self._required if row.get(name) is None]
+        if absent:
+            raise ValueError(f"a row must have {', '.join(absent)}")
+        clean: dict[str, Any] = dict.fromkeys(self._types)
+        for name, value in row.items():
+            if value is None or value != value:  # NaN
+                continue
+            clean[name] = value
+            plain = self._plain[name]
+            if type(value) is not plain or (isinstance(value, int) and not -(2**63) <= value < 2**63):
+                _check_value(name, self._types[name], value)
+            elif name in JSON_COLUMNS:
+                _check_json(name, value)
+        _check_words(clean)
+        return clean
+
+
+def _check_value(name: str, type_: pa.DataType, value: Any) -> None:
     try:
-        kept = pa.array([value], type=field.type)[0].as_py()
-        if pa.types.is_integer(field.type) and kept != value:
+        kept = pa.array([value], type=type_)[0].as_py()
+        if pa.types.is_integer(type_) and kept != value:
             raise pa.ArrowInvalid("pyarrow would cut the fraction off")
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
-        raise ValueError(f"column {field.name!r} must be {field.type}, got {value!r} ({error})") from error
-    if field.name in JSON_COLUMNS:
-        try:
-            json.loads(value)
-        except ValueError as error:
-            raise ValueError(f"column {field.name!r} must be JSON, got {value!r}") from error
+        raise ValueError(f"column {name!r} must be {type_}, got {value!r} ({error})") from error
+    if name in JSON_COLUMNS:
+        _check_json(name, value)
+
+
+def _check_json(name: str, value: Any) -> None:
+    try:
+        json.loads(value)
+    except ValueError as error:
+        raise ValueError(f"column {name!r} must be JSON, got {value!r}") from error
 
 
 def _check_words(row: Mapping[str, Any]) -> None:

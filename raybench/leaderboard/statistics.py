@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -28,17 +29,32 @@ def t_interval(values: ArrayLike, level: float = LEVEL) -> Interval:
 
     At 95 % the half width is 2.484, 1.242 and 0.715 sample standard deviations for n = 3, 5 and 10.
     """
-    given = np.asarray(values, dtype=np.float64)
-    given = given[np.isfinite(given)]
+    given = [value for value in np.asarray(values, dtype=np.float64).tolist() if math.isfinite(value)]
     n = len(given)
     if n == 0:
         return Interval(math.nan, math.nan, math.nan, 0)
-    mean = float(given.mean())
+    mean = _sum(given) / n
     if n == 1:
         return Interval(mean, math.nan, math.nan, 1)
-    factor = float(stdtrit(n - 1, 0.5 + level / 2))
-    half = factor * float(given.std(ddof=1)) / math.sqrt(n)
+    spread = math.sqrt(_sum([(value - mean) * (value - mean) for value in given]) / (n - 1))
+    half = _t_factor(n - 1, level) * spread / math.sqrt(n)
     return Interval(mean, mean - half, mean + half, n)
+
+
+def _sum(values: Sequence[float]) -> float:
+    """NumPy's sum. It adds up to seven values one after the other, and for so few it takes ten times as long."""
+    if len(values) > 7:
+        return float(np.sum(values))
+    total = 0.0
+    for value in values:
+        total += value
+    return total
+
+
+@functools.lru_cache
+def _t_factor(freedom: int, level: float) -> float:
+    """Half width of Student's two-sided interval in standard errors."""
+    return float(stdtrit(freedom, 0.5 + level / 2))
 
 
 def paired_p(differences: ArrayLike) -> float:

@@ -7,29 +7,28 @@ parts only and drop repeats, so any number of writers, readers and one compactio
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from raybench.errors import UserError, unknown
 from raybench.folder import open_folder
 from raybench.leaderboard.measurements import Measured, known_in_part, measured_of, with_measurements
+from raybench.leaderboard.parts import Part, encode
 from raybench.leaderboard.schema import (
     CORE_NAMES,
     METRICS_SCHEMA,
     SEARCHES_SCHEMA,
     SERIES_SCHEMA,
     MetricInfo,
-    check_row,
+    RowCheck,
     check_version,
     describe,
     metrics_of,
@@ -48,7 +47,6 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "series": ("trial_id", "name", "step"),
     "metrics": ("trial_id", "attempt", "metric", "version", "evaluate_seed", "pool"),
 }
-_NAME = re.compile(r"part-[0-9]+-[0-9a-f]{32}-([0-9a-f]{32})\.parquet$")  # earlier versions: without a digest
 _LISTINGS = 200  # more vanished files than this in one read is not a compaction any more
 
 
@@ -64,6 +62,7 @@ class ResultStore:
         self.folder = open_folder(directory)
         self.metrics = list(metrics)
         self._schema = trial_schema(self.metrics)
+        self._check = RowCheck(self._schema)
         self._seen: set[tuple[str, int]] | None = None
         self._last_stamp = 0
         self._lock = threading.Lock()
@@ -84,7 +83,7 @@ class ResultStore:
         A row may carry ``series``, the points of its curves: they are kept first, so a row is never without them.
         """
         given = list(rows)
-        checked = [check_row({k: v for k, v in row.items() if k != "series"}, self._schema) for row in given]
+        checked = [self._check({k: v for k, v in row.items() if k != "series"}) for row in given]
         self.append_series(point for row in given for point in row.get("series") or ())
         with self._lock:
             seen = self._index()
@@ -139,26 +138,40 @@ class ResultStore:
 
     # Reading
 
-    def trials(self, attempts: bool = False, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """Rows in the order they were written, each id once (its last attempt; every attempt if ``attempts``)."""
+    def trials(
+        self, attempts: bool = False, columns: Sequence[str] | None = None, phases: Sequence[str] | None = None
+    ) -> pd.DataFrame:
+        """Rows in the order they were written, each id once (its last attempt; every attempt if ``attempts``).
+        ``phases``: only rows of these."""
+        return _frame(self.table(columns, attempts, phases))
+
+    def table(
+        self, columns: Sequence[str] | None = None, attempts: bool = False, phases: Sequence[str] | None = None
+    ) -> pa.Table:
+        """``trials`` as a table. Of a compacted folder only the columns and phases asked for are read."""
         core = columns is not None and set(columns) <= set(CORE_NAMES)
-        wanted = list(dict.fromkeys([*(columns or ()), *_ROW_KEY])) if core else None
-        _, table = self._read("trials", wanted)
+        late = () if core else ("missing",)  # what was measured after its row is put beside it
+        wanted = None if columns is None else list(dict.fromkeys([*columns, *late, *_ROW_KEY]))
+        _, table = self._read("trials", wanted, phases)
         if not core:
             table = with_measurements(table, self._read("metrics")[1])
         for name in columns or ():
             if name not in table.schema.names:
                 raise unknown("column", name, self.schema().names)
-        if not attempts:
+        if not attempts and (pc.max(table["attempt"]).as_py() or 0) > 0:  # without retries each id is there once
             keys = table.select(list(_ROW_KEY)).to_pandas()
             last = keys.sort_values("attempt", kind="stable").drop_duplicates("trial_id", keep="last")
             table = table.take(pa.array(sorted(last.index), type=pa.int64()))
-        return _frame(table if columns is None else table.select(list(columns)))
+        return table if columns is None else table.select(list(columns))
 
     def searches(self) -> pd.DataFrame:
         """The search records, by search, round, index and train seed."""
         frame = _frame(self._read("searches")[1])
         return frame.sort_values(list(_KEYS["searches"]), ignore_index=True)
+
+    def tried(self) -> pa.Table:
+        """Which trials were tried for which line (``line``, ``trial_id``), a row for each search record."""
+        return self._read("searches", ["line", "trial_id"])[1]
 
     def series(self, trial_id: str | None = None) -> pd.DataFrame:
         """Points of all curves, or of one trial's."""
@@ -174,12 +187,12 @@ class ResultStore:
 
     def schema(self) -> pa.Schema:
         """The unified schema of the parts; that of ``metrics`` in an empty folder."""
-        _, schemas = self._collect("trials", lambda file: pq.read_schema(file))
+        _, schemas = self._collect("trials", lambda part: part.schema)
         return unify(schemas or [self._schema], "trials")
 
     def metrics_on_disk(self) -> list[MetricInfo]:
         """The metrics that the rows have, measured in the trials or after them."""
-        _, schemas = self._collect("metrics", lambda file: pq.read_schema(file))
+        _, schemas = self._collect("metrics", lambda part: part.schema)
         late = metrics_of(unify(schemas, "metrics")) if schemas else []
         names = {metric.name: metric for metric in [*metrics_of(self.schema()), *late]}
         return list(names.values())
@@ -197,19 +210,17 @@ class ResultStore:
         return self._seen
 
     def _append_plain(self, kind: str, records: Iterable[Mapping[str, Any]], schema: pa.Schema) -> None:
-        rows = [check_row(record, schema) for record in records]
+        rows = list(map(RowCheck(schema), records))
         if rows:
             with self._lock:
                 self._write(kind, pa.Table.from_pylist(rows, schema=schema))
 
     def _write(self, kind: str, table: pa.Table, stamp: int | None = None) -> str:
+        data, digest = encode(table, compacted=stamp is not None)
         if stamp is None:
             # Names sort by time of writing, also within one tick of the clock.
             stamp = self._last_stamp = max(time.time_ns(), self._last_stamp + 1)
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
-        data = sink.getvalue().to_pybytes()
-        name = f"{kind}/part-{stamp:020d}-{uuid.uuid4().hex}-{_digest(data)}.parquet"
+        name = f"{kind}/part-{stamp:020d}-{uuid.uuid4().hex}-{digest}.parquet"
         self.folder.put(name, data)
         return name
 
@@ -220,7 +231,7 @@ class ResultStore:
         for name in reversed(names):
             self.folder.delete(name)
 
-    def _collect(self, kind: str, read: Callable[[Any], T]) -> tuple[list[str], list[T]]:
+    def _collect(self, kind: str, read: Callable[[Part], T]) -> tuple[list[str], list[T]]:
         """``read`` applied to every part of one consistent listing.
 
         Two equal listings in a row are a snapshot (names never return), which one listing is not while a
@@ -234,21 +245,18 @@ class ResultStore:
             try:
                 for name in names:
                     with self.folder.open(name) as file:
-                        found.append(self._checked(kind, name, file, read))
+                        found.append(self._checked(kind, name, file, read, len(names) == 1))
             except FileNotFoundError:
                 continue
             return names, found
         raise UserError(f"{self.folder}/{kind} keeps changing while it is read; stop the other writers and try again")
 
-    def _checked(self, kind: str, name: str, file: Any, read: Callable[[Any], T]) -> T:
+    def _checked(self, kind: str, name: str, file: IO[bytes], read: Callable[[Part], T], alone: bool) -> T:
         path = f"{self.folder}/{name}"
         try:
-            data = file.read()
-            told = _NAME.search(name)
-            if told and told[1] != _digest(data):  # Parquet itself has no checksum of its footer
-                raise OSError("its content is not what its name says")
-            check_version(pq.read_schema(pa.BufferReader(data)), kind, path)
-            return read(pa.BufferReader(data))
+            part = Part(name, file, alone)
+            check_version(part.schema, kind, path)
+            return read(part)
         except FileNotFoundError:
             raise
         except (pa.ArrowException, OSError) as error:
@@ -257,11 +265,17 @@ class ResultStore:
                 "and run the same command again: only what it held is repeated"
             ) from error
 
-    def _read(self, kind: str, columns: Sequence[str] | None = None) -> tuple[list[str], pa.Table]:
-        def read(file: Any) -> pa.Table:
-            part = pq.ParquetFile(file)
-            names = None if columns is None else [c for c in columns if c in part.schema_arrow.names]
-            return part.read(columns=names)
+    def _read(
+        self, kind: str, columns: Sequence[str] | None = None, phases: Sequence[str] | None = None
+    ) -> tuple[list[str], pa.Table]:
+        distinct = False
+
+        def read(part: Part) -> pa.Table:
+            nonlocal distinct
+            distinct = part.distinct
+            keys = () if distinct else _KEYS[kind]
+            names = None if columns is None else list(dict.fromkeys([*columns, *keys]))
+            return part.read(names) if phases is None else part.where("phase", phases, names)
 
         names, tables = self._collect(kind, read)
         if not tables:
@@ -276,13 +290,11 @@ class ResultStore:
             ) from error
         table = pa.concat_tables(tables, promote_options="permissive").select(schema.names)
         table = table.cast(schema.remove_metadata()).replace_schema_metadata(schema.metadata)
+        if distinct:
+            return names, table
         keys = table.select(list(_KEYS[kind])).to_pandas()
         repeats = keys.duplicated(keep="last" if kind in _REPLACED else "first").to_numpy()
         return names, table.filter(pa.array(~repeats)) if repeats.any() else table
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:32]
 
 
 def _stamp(name: str) -> int:
