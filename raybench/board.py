@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -26,35 +27,45 @@ class Board:
         self._ledger = ledger
         self._ask = ask
         self._record = record
-        self._searches = plan.searches()
+        listed = plan.searches()
+        self._searches = list({search.id: search for search in listed}.values())  # lines may share one
         self._waiting: dict[str, list[Request]] = {s.id: [] for s in self._searches}  # handed out later
         self._open: dict[str, set[str]] = {s.id: set() for s in self._searches}  # ids this round still needs
+        self._wants: dict[str, list[Search]] = {}  # trial id -> the searches whose open round needs it
         self._round: dict[str, int] = {s.id: 0 for s in self._searches}
         self._running: set[str] = set()
-        self.total = sum(s.plan.trials * len(s.plan.seeds) for s in self._searches)
+        self._place = {s.id: place for place, s in enumerate(self._searches)}
+        self._ready: list[tuple[int, int, int]] = []  # a heap of (round, -waiting, place), old entries among them
+        self._undone = len(self._round)
+        self._count = 0
+        self.total = sum(s.plan.trials * len(s.plan.seeds) for s in listed)
         for search in self._searches:
             self._advance(search)
 
     @property
     def done(self) -> bool:
         """Whether every search has spent its budget."""
-        return all(self._round[s.id] >= s.rounds for s in self._searches)
+        return not self._undone
 
     @property
     def waiting(self) -> int:
         """How many trials could be handed out now."""
-        return sum(len(requests) for requests in self._waiting.values())
+        return self._count
 
     def next(self) -> Request | None:
         """A trial that may run now, from the least advanced search; None while all wait for a round to end."""
-        ready = [s for s in self._searches if self._waiting[s.id]]
-        while ready:
-            search = min(ready, key=lambda s: (self._round[s.id], -len(self._waiting[s.id])))
-            request = self._waiting[search.id].pop(0)
+        while self._ready:
+            number, waiting, place = heapq.heappop(self._ready)
+            search = self._searches[place]
+            requests = self._waiting[search.id]
+            if not requests or (number, waiting) != (self._round[search.id], -len(requests)):
+                continue  # an entry from before
+            request = requests.pop(0)
+            self._count -= 1
+            self._offer(search)
             if not self._ledger.done(request.spec.trial_id) and request.spec.trial_id not in self._running:
                 self._running.add(request.spec.trial_id)
                 return request
-            ready = [s for s in self._searches if self._waiting[s.id]]
         return None
 
     def finished(self, row: Row) -> None:
@@ -62,12 +73,17 @@ class Board:
         trial_id = row["trial_id"]
         self._ledger.rows[trial_id] = row
         self._running.discard(trial_id)
-        for search in self._searches:
-            if trial_id in self._open[search.id]:
-                self._open[search.id].discard(trial_id)
-                if not self._open[search.id]:
-                    self._round[search.id] += 1
-                    self._advance(search)
+        for search in self._wants.pop(trial_id, ()):
+            self._open[search.id].discard(trial_id)
+            if not self._open[search.id]:
+                self._round[search.id] += 1
+                self._advance(search)
+
+    def _offer(self, search: Search) -> None:
+        """Let a search be found by how far it is and how much of it waits; equal ones in the order of the plan."""
+        waiting = len(self._waiting[search.id])
+        if waiting:
+            heapq.heappush(self._ready, (self._round[search.id], -waiting, self._place[search.id]))
 
     def _advance(self, search: Search) -> None:
         """Open rounds until one has trials to run."""
@@ -77,9 +93,14 @@ class Board:
             missing = self._ledger.missing(requests)
             if missing:
                 self._open[search.id] = {request.spec.trial_id for request in missing}
+                for trial_id in self._open[search.id]:
+                    self._wants.setdefault(trial_id, []).append(search)
+                self._count += len(missing) - len(self._waiting[search.id])
                 self._waiting[search.id] = missing
+                self._offer(search)
                 return
             self._round[search.id] += 1
+        self._undone -= 1
 
     def _requests(self, search: Search, number: int) -> list[Request]:
         table, size = self._ledger.table, search.size_of(number)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -117,9 +118,9 @@ def make_experiment(raw: Mapping[str, Any]) -> Experiment:
     spec = parse_spec(raw)
     load_plugins(tuple(spec.plugins))
     candidates = tuple(itertools.chain.from_iterable(_candidates(m) for m in spec.methods))
-    lines = [(c.method, c.variant) for c in candidates]
-    for line in lines:
-        if lines.count(line) > 1:
+    counts = Counter((c.method, c.variant) for c in candidates)
+    for line, count in counts.items():
+        if count > 1:
             raise UserError(f"methods must be told apart by variant, got {line[0]!r} twice; give each its own variant")
     metrics = tuple(spec.metrics) if spec.metrics is not None else _default_metrics()
     for metric in metrics:
@@ -275,9 +276,9 @@ def _cells(spec: SpecFile) -> tuple[Cell, ...]:
             )
         for model, scenario in itertools.product(problem.models, problem.scenarios):
             cells.append(Cell(dataset, _choice(model, MODELS), _scenario(scenario), recipe, problem.train_workers))
-    keys = [(c.dataset.label, c.model.label, c.scenario.label) for c in cells]
-    for key in keys:
-        if keys.count(key) > 1:
+    keys = Counter((c.dataset.label, c.model.label, c.scenario.label) for c in cells)
+    for key, count in keys.items():
+        if count > 1:
             raise UserError(f"each dataset x model x scenario must appear once, got {' x '.join(key)} twice; drop one")
     return tuple(cells)
 

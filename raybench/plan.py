@@ -76,7 +76,11 @@ class Plan:
         self.data = data
         self.digests = digests
         self.problems = [self._problem(cell) for cell in experiment.cells]
-        self.lines = [self._line(p, c) for p in self.problems for c in experiment.candidates if not _reference(c)]
+        candidates = [c for c in experiment.candidates if not _reference(c)]
+        self._of_problem = [[self._line(problem, c) for c in candidates] for problem in self.problems]
+        self.lines = [line for lines in self._of_problem for line in lines]
+        self._searched = {line.search.id: line for line in reversed(self.lines) if line.search is not None}
+        self._seeded: dict[tuple[int, int], ProblemSpec] = {}
 
     def references(self) -> list[Request]:
         """Rows of the originals that a method starts from and of every retrained model.
@@ -86,12 +90,11 @@ class Plan:
         """
         requests = []
         listed = any(c.method == "original" for c in self.experiment.candidates)
-        for problem in self.problems:
-            lines = [line for line in self.lines if line.cell == problem and line.skip is None]
-            used = [line.candidate.training for line in lines]
+        for problem, lines in zip(self.problems, self._of_problem, strict=True):
+            used = [line.candidate.training for line in lines if line.skip is None]
             trainings = {to_json(t): t for t in ([Training()] if listed or not used else []) + used}
             for seed in self.experiment.train_seeds:
-                at = with_seed(problem, seed)
+                at = self._at(problem, seed)
                 for training in trainings.values():
                     requests.append(_reference_request(at, "original", 0, training))
                 for index in range(self.experiment.gold_seeds):
@@ -111,11 +114,14 @@ class Plan:
         worlds = self._whole_worlds
         lines = [r.spec for r in self.finals(ledger) if ledger.ok(r.spec.trial_id)] if worlds else []
         models, unlearned = [], [Request(spec.in_world(index)) for spec in lines for index in indices]
-        for at in (with_seed(problem, seed) for problem in self.problems for seed in experiment.train_seeds):
+        of_problem: dict[str, list[Training]] = {}
+        for spec in lines:
+            of_problem.setdefault(spec.problem.id, []).append(spec.training)
+        for at in (self._at(problem, seed) for problem in self.problems for seed in experiment.train_seeds):
             models += [_oracle(at, "retrain", index) for index in indices if index >= experiment.gold_seeds]
             models += [_oracle(at, "retrain", i, variant=SHADOW) for i in range(1, experiment.shadows + 1)]
             mine = [Training()] if worlds else []
-            mine += [spec.training for spec in lines if spec.problem == at]
+            mine += of_problem.get(at.id, [])
             for training in {to_json(t): t for t in mine}.values():
                 models += [_oracle(at, "original", index, training) for index in indices]
         return [*models, *unlearned]
@@ -187,7 +193,7 @@ class Plan:
 
     def search_requests(self, search: Search, point: Mapping[str, Any]) -> list[Request]:
         """The trials of one setting: one per search seed, at the first unlearn seed."""
-        line = next(line for line in self.lines if line.search is not None and line.search.id == search.id)
+        line = self._searched[search.id]
         unlearn_seed = self.experiment.unlearn_seeds[0]
         context = {"selected_on": search.plan.selected_on, "tuned_here": True}
         return [Request(self._trial(line, s, unlearn_seed, SEARCH, point), context) for s in search.plan.seeds]
@@ -213,10 +219,17 @@ class Plan:
     def _golds(self, cell: ProblemSpec) -> list[str]:
         """Trial ids of the retrained models of a cell beside the reference ones."""
         return [
-            _reference_request(with_seed(cell, seed), "retrain", index, Training()).spec.trial_id
+            _reference_request(self._at(cell, seed), "retrain", index, Training()).spec.trial_id
             for seed in self.experiment.train_seeds
             for index in range(1, self.experiment.gold_seeds)
         ]
+
+    def _at(self, problem: ProblemSpec, train_seed: int) -> ProblemSpec:
+        """The problem at a train seed, one object for all its trials: it remembers its identity."""
+        key = (id(problem), train_seed)  # one of ``self.problems``, which live as long as the plan
+        if key not in self._seeded:
+            self._seeded[key] = with_seed(problem, train_seed)
+        return self._seeded[key]
 
     def _problem(self, cell: Cell) -> ProblemSpec:
         experiment = self.experiment
@@ -282,7 +295,7 @@ class Plan:
     ) -> TrialSpec:
         hparams: Any = resolve(line.entry.hparams, {**line.candidate.fixed, **values}, line.entry.name)
         return TrialSpec(
-            problem=with_seed(line.cell, train_seed),
+            problem=self._at(line.cell, train_seed),
             method=line.entry.name,
             method_version=line.entry.version,
             hparams=canonical(dataclasses.asdict(hparams)),

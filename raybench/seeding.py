@@ -15,10 +15,17 @@ if TYPE_CHECKING:
     import torch
 
 
+_PLAIN = (str, int, bool, type(None))
+
+
 def canonical(value: Any) -> Any:
     """``value`` as plain JSON types with one spelling: dataclasses to dicts, tuples to lists, sorted sets."""
+    if type(value) in _PLAIN:  # most are: a plan of 100,000 trials asks millions of times
+        return value
+    if type(value) is dict:
+        return {str(k): canonical(v) for k, v in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = dataclasses.asdict(value)
+        return {field.name: canonical(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(k): canonical(v) for k, v in value.items()}
     if isinstance(value, set | frozenset):
@@ -39,7 +46,12 @@ def to_json(value: Any) -> str:
 
 def content_hash(value: Any, length: int = 20) -> str:
     """Hex digest of the canonical JSON of ``value``."""
-    return hashlib.sha256(to_json(value).encode()).hexdigest()[:length]
+    return text_hash(to_json(value), length)
+
+
+def text_hash(text: str, length: int = 20) -> str:
+    """Hex digest of canonical JSON that is there already."""
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
 def derive_seed(*parts: Any) -> int:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from raybench.seeding import canonical, content_hash
+from raybench.seeding import canonical, text_hash, to_json
 
 PROTOCOL = "1"  # moves when the numbers of an unchanged spec would move
 
@@ -78,7 +78,12 @@ class ProblemSpec:
     @cached_property
     def id(self) -> str:
         """Content hash."""
-        return content_hash(self.identity)
+        return text_hash(self.identity_json)
+
+    @cached_property
+    def identity_json(self) -> str:
+        """``identity`` as canonical JSON, made once for all trials of the problem."""
+        return to_json(self.identity)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; ``train_workers`` only above 1, so that other problems keep their ids."""
@@ -125,8 +130,11 @@ class TrialSpec:
 
     @cached_property
     def trial_id(self) -> str:
-        """Content hash: the identity of the row this trial leaves."""
-        return content_hash(self.to_dict() | {"problem": self.problem.identity})
+        """Content hash: the identity of the row this trial leaves, of ``to_dict`` with the problem's identity."""
+        names = [f.name for f in dataclasses.fields(self) if f.name != "stop" or self.stop is not None]
+        texts = {name: to_json(getattr(self, name)) for name in names if name != "problem"}
+        texts["problem"] = self.problem.identity_json
+        return text_hash("{" + ",".join(f'"{name}":{texts[name]}' for name in sorted(texts)) + "}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; no ``stop`` where there is no rule and no ``samples`` where all are looked at, so that such
