@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections import Counter
 from typing import Any
 
@@ -12,7 +13,8 @@ from raybench.board import Board
 from raybench.ledger import Ledger
 from raybench.plan import Plan
 from raybench.rounds import ask_optuna
-from raybench.spec import REFERENCE, SEARCH
+from raybench.seeding import content_hash
+from raybench.spec import REFERENCE, SEARCH, TrialSpec
 
 
 def fixed(**item: Any) -> list[dict[str, Any]]:
