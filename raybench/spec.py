@@ -21,6 +21,7 @@ STANDARD = "standard"
 FILE = "file"  # the option of a scenario that is a file, identified by its content
 CLEAN = "clean"  # variant of the retrained models that see all samples as they were before the scenario changed them
 SHADOW = "shadow"  # variant of the retrained models whose retain set is a random half of the training split
+UNSAID = ("stop", "samples")  # of a trial: not in its id where they are None
 PLAIN = ("classes", "fraction")  # options that need no name when they stand alone: class(0), random(0.1)
 
 
@@ -131,8 +132,8 @@ class TrialSpec:
     @cached_property
     def trial_id(self) -> str:
         """Content hash: the identity of the row this trial leaves, of ``to_dict`` with the problem's identity."""
-        names = [f.name for f in dataclasses.fields(self) if f.name != "stop" or self.stop is not None]
-        texts = {name: to_json(getattr(self, name)) for name in names if name != "problem"}
+        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "problem"}
+        texts = {name: to_json(value) for name, value in plain.items() if name not in UNSAID or value is not None}
         texts["problem"] = self.problem.identity_json
         return text_hash("{" + ",".join(f'"{name}":{texts[name]}' for name in sorted(texts)) + "}")
 
@@ -140,7 +141,7 @@ class TrialSpec:
         """Plain JSON types; no ``stop`` where there is no rule and no ``samples`` where all are looked at, so that such
         trials keep their ids."""
         plain: dict[str, Any] = canonical(self) | {"problem": self.problem.to_dict()}
-        return {key: value for key, value in plain.items() if key not in ("stop", "samples") or value is not None}
+        return {key: value for key, value in plain.items() if key not in UNSAID or value is not None}
 
     @property
     def original_index(self) -> int:

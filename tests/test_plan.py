@@ -268,7 +268,10 @@ def test_an_id_is_the_hash_of_the_whole_spec(make: Any) -> None:
     """It is put together from pieces that are made once per problem; here it is made in one."""
     stop = {"metric": "forget_accuracy", "below": 0.1}
     for request in make().references():
-        for spec in (request.spec, dataclasses.replace(request.spec, stop=stop, hparams={"b": -0.0, "a": [1, 2.5]})):
+        for spec in (
+            request.spec,
+            dataclasses.replace(request.spec, stop=stop, samples=64, hparams={"b": -0.0, "a": [1, 2.5]}),
+        ):
             whole = spec.to_dict() | {"problem": spec.problem.identity}
             assert spec.trial_id == content_hash(whole)
             assert TrialSpec.from_dict(json.loads(json.dumps(spec.to_dict()))).trial_id == spec.trial_id
