@@ -21,18 +21,18 @@ PERFORMANCE = Path(__file__).parents[2] / "results" / "performance"
 Taken = dict[str, list[tuple[float, float]]]  # name -> (wall, process) seconds of each turn
 
 
-def take_turns(runs: Mapping[str, Callable[[], Any]], repeats: int, device: str = "cpu") -> Taken:
-    """Seconds of each run, ``repeats`` times, after one turn that does not count. What else the machine does meets
-    all of them alike. A run may give the (wall, process) seconds itself, where only a part of it counts."""
+def take_turns(runs: Mapping[str, Callable[[], Any]], repeats: int, device: str = "cpu", warm: bool = True) -> Taken:
+    """Seconds of each run, ``repeats`` times, after one turn that does not count (``warm``). What else the machine does
+    meets all of them alike. A run may give the (wall, process) seconds itself, where only a part of it counts."""
     taken: Taken = {name: [] for name in runs}
-    for turn in range(repeats + 1):
+    for turn in range(repeats + warm):
         for name, run in runs.items():
             wall, cpu = time.perf_counter(), time.process_time()
             given = run()
             if device == "cuda":
                 torch.cuda.synchronize()
             seconds = (time.perf_counter() - wall, time.process_time() - cpu)
-            if turn:
+            if turn or not warm:
                 taken[name].append(given if isinstance(given, tuple) else seconds)
     return taken
 
