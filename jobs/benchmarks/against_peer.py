@@ -1,6 +1,6 @@
 """Searches as the public DeepUnlearn pipeline makes them beside ``raybench run``: trials per hour, the best setting.
 
-    python jobs/benchmarks/against_peer.py --data DIR [--trials 16] [--slots 2]
+    python jobs/benchmarks/against_peer.py --data DIR [--trials 16] [--slots 2] [--serial]
 
 Both sides search the same six methods with the same budget and spaces on the same original and retrained model (MNIST,
 lenet5, a random tenth to forget), which are there before the clock starts. The peer's side (``plain_study.py``) runs
@@ -8,7 +8,9 @@ study after study, a process each. Ours is one ``raybench run`` on ``--slots`` c
 with Ray's start and the finals in it; a method's share of that time is its share of the trials' seconds. Ours runs
 before and after the peer's, so that a machine that gets busier or idler hurts both. ``best`` is the smallest mean gap
 of retain, forget and validation accuracy to the retrained model. A large part of the ratio is the second core;
-``ratio_per_core`` leaves it out. Adds rows to ``results/performance/against_peer.parquet``.
+``ratio_per_core`` leaves it out. With ``--serial`` ours runs in one process without Ray and both sides are measured in
+process seconds, which other users of the machine change little: then the ratio is per core. Adds rows to
+``results/performance/against_peer.parquet``.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -84,20 +87,25 @@ def prepared(spec: dict[str, Any], folder: Path, store: Path, data: str | None) 
     return float(gold[list(GAPS)].abs().mean(axis=1).iloc[0])
 
 
+def timed(command: list[str], serial: bool) -> tuple[float, str]:
+    """Seconds of a command (process seconds of it where ``serial``) and what it said."""
+    one = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=one)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return cpu if serial else time.perf_counter() - began, said.stdout
+
+
 def ours(
-    spec: dict[str, Any], folder: Path, store: Path, data: str | None, slots: int
+    spec: dict[str, Any], folder: Path, store: Path, data: str | None, given: Any
 ) -> dict[str, tuple[float, float]]:
-    """Method -> (seconds of the run that are its own, best mean gap)."""
+    """Method -> (seconds of the run that are its own, best mean gap). The store holds no shared values yet."""
     file, results = folder / "spec.yaml", folder / f"ours_{time.monotonic_ns()}"
     file.write_text(yaml.safe_dump(spec))
     command = [sys.executable, "-m", "raybench", "run", str(file), "--results", str(results), "--store", str(store)]
-    command += ["--slots", str(slots), *(["--data", data] if data else [])]
-    once = Path(store) / "once-search"
-    if once.exists():
-        raise RuntimeError(f"the store must hold no shared values of earlier runs, got {once}")
-    began = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True)
-    whole = time.perf_counter() - began
+    command += ["--serial"] if given.serial else ["--slots", str(given.slots)]
+    whole, _ = timed([*command, *(["--data", data] if data else [])], given.serial)
     rows = rb.load_trials(results)
     rows = rows[rows["phase"] == "search"]
     found = {}
@@ -107,13 +115,10 @@ def ours(
     return found
 
 
-def theirs(folder: Path, method: str, trials: int) -> tuple[float, float]:
+def theirs(folder: Path, method: str, trials: int, serial: bool) -> tuple[float, float]:
     """(seconds, best mean gap) of one study in its own process."""
-    one = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    began = time.perf_counter()
-    command = [sys.executable, str(PLAIN), str(folder), method, str(trials)]
-    said = subprocess.run(command, check=True, capture_output=True, text=True, env=one)
-    return time.perf_counter() - began, json.loads(said.stdout.splitlines()[-1])["best"]
+    seconds, said = timed([sys.executable, str(PLAIN), str(folder), method, str(trials)], serial)
+    return seconds, json.loads(said.splitlines()[-1])["best"]
 
 
 def benchmark(given: Any) -> list[dict[str, Any]]:
@@ -126,10 +131,11 @@ def benchmark(given: Any) -> list[dict[str, Any]]:
         for turn in (0, 1):
             copied = folder / f"store{turn}"
             subprocess.run(["cp", "-r", str(folder / "store"), str(copied)], check=True)
-            mine.append(ours(spec, folder, copied, data, given.slots))
+            mine.append(ours(spec, folder, copied, data, given))
             if turn == 0:
-                plain = {method: theirs(folder, method, given.trials) for method in METHODS}
-    shared = {"trials": given.trials, "slots": given.slots, "train_size": given.train_size, "floor": floor}
+                plain = {method: theirs(folder, method, given.trials, given.serial) for method in METHODS}
+    slots, shown = (1, "process") if given.serial else (given.slots, "wall")
+    shared = {"trials": given.trials, "slots": slots, "seconds": shown, "train_size": given.train_size, "floor": floor}
     rows = []
     for method in METHODS:
         seconds = [found[method][0] for found in mine]
@@ -140,7 +146,7 @@ def benchmark(given: Any) -> list[dict[str, Any]]:
                 "ratio": statistics.mean(ratios),
                 "ratio_low": ratios[0],
                 "ratio_high": ratios[-1],
-                "ratio_per_core": statistics.mean(ratios) / given.slots,
+                "ratio_per_core": statistics.mean(ratios) / slots,
                 "trials_per_hour": 3600 * given.trials / statistics.mean(seconds),
                 "their_trials_per_hour": 3600 * given.trials / plain[method][0],
                 "best": min(found[method][1] for found in mine),
@@ -159,6 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", help="where datasets are (or RAYBENCH_DATA)")
     parser.add_argument("--trials", type=int, default=16)
     parser.add_argument("--slots", type=int, default=2)
+    parser.add_argument("--serial", action="store_true", help="ours without Ray, both sides in process seconds")
     parser.add_argument("--train-size", type=int, default=6667, help="training images, a tenth of them for validation")
     parser.add_argument("--out", type=Path, default=PERFORMANCE / "against_peer.parquet")
     given = parser.parse_args(argv)

@@ -53,6 +53,16 @@ class Pictures(Dataset):
         return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
 
 
+def plain_network() -> nn.Module:
+    """LeNet-5 of torch's own layers."""
+    model = build_model(Choice("lenet5"), 10, (1, 28, 28))
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.MaxPool2d):
+                setattr(parent, name, nn.MaxPool2d(2))
+    return model
+
+
 def load(folder: Path) -> tuple[Loaders, nn.Module, nn.Module]:
     """Data and both models, from files."""
     data = np.load(folder / "data.npz")
@@ -65,7 +75,7 @@ def load(folder: Path) -> tuple[Loaders, nn.Module, nn.Module]:
 
     models = []
     for name in ("original", "retrained"):
-        model = build_model(Choice("lenet5"), 10, (1, 28, 28))
+        model = plain_network()
         model.load_state_dict(torch.load(folder / f"{name}.pt", weights_only=True))
         models.append(model)
     return loader, models[0], models[1]

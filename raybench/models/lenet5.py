@@ -6,6 +6,7 @@ from torch import nn
 
 from raybench.contract import Classifier, check_problem
 from raybench.options import checked_options
+from raybench.pooling import HalvingMaxPool
 from raybench.registry import MODELS
 
 FULL_SIDE = 32  # the images of the paper; smaller ones are padded by PADDING, as MNIST was
@@ -29,8 +30,8 @@ def lenet5(num_classes: int, input_shape: tuple[int, int, int]) -> Classifier:
         return ((side + 2 * padding - 4) // 2 - 4) // 2
 
     stages = [
-        nn.Sequential(nn.Conv2d(channels, 6, 5, padding=padding), nn.ReLU(), nn.MaxPool2d(2)),
-        nn.Sequential(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        nn.Sequential(nn.Conv2d(channels, 6, 5, padding=padding), nn.ReLU(), HalvingMaxPool()),
+        nn.Sequential(nn.Conv2d(6, 16, 5), nn.ReLU(), HalvingMaxPool()),
     ]
     dense = [nn.Linear(16 * after(height) * after(width), 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU()]
     return Classifier(stages, nn.Sequential(nn.Flatten(), *dense), nn.Linear(84, num_classes))

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from raybench.contract import Classifier, check_problem, check_width
 from raybench.options import checked_options
+from raybench.pooling import HalvingMaxPool
 from raybench.registry import MODELS
 
 SMALLEST = 16  # three poolings by 2 and a last one over what is left, at least 2x2 pixels
@@ -44,6 +45,6 @@ def resnet9(num_classes: int, input_shape: tuple[int, int, int], *, width: int =
     stages: list[nn.Module] = [convolution(channels, base)]
     for position, (size, filters) in enumerate([(base, 2 * base), (2 * base, 4 * base), (4 * base, 8 * base)]):
         pair = [] if position == 1 else [Carried(filters)]
-        stages.append(nn.Sequential(convolution(size, filters), nn.MaxPool2d(2), *pair))
+        stages.append(nn.Sequential(convolution(size, filters), HalvingMaxPool(), *pair))
     neck = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten())
     return Classifier(stages, neck, nn.Linear(8 * base, num_classes))

@@ -8,6 +8,7 @@ from raybench.contract import Classifier, check_problem, check_width
 from raybench.errors import UserError
 from raybench.models.resnet18 import LARGE
 from raybench.options import checked_options
+from raybench.pooling import HalvingMaxPool
 from raybench.registry import MODELS
 
 LAYOUT = ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))  # filters in units of width, and convolutions, of the five blocks
@@ -45,7 +46,7 @@ def vgg16(
             filters = multiple * base
             layers += [nn.Conv2d(channels, filters, 3, padding=1), nn.BatchNorm2d(filters), nn.ReLU()]
             channels = filters
-        stages.append(nn.Sequential(*layers, nn.MaxPool2d(2)))
+        stages.append(nn.Sequential(*layers, HalvingMaxPool()))
     if dense if dense is not None else min(sides) >= LARGE:
         first = nn.Linear(channels * GRID * GRID, HIDDEN)
         hidden = [first, nn.ReLU(), nn.Dropout(DROPOUT), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Dropout(DROPOUT)]

@@ -7,6 +7,7 @@ from torch import nn
 from raybench.contract import Classifier, check_problem, check_width
 from raybench.errors import UserError
 from raybench.options import checked_options
+from raybench.pooling import HalvingMaxPool
 from raybench.registry import MODELS
 
 MULTIPLES = (1, 2, 4, 8, 8)  # filters of the five blocks, in units of width
@@ -38,7 +39,7 @@ def vgg8(
         layers += [nn.BatchNorm2d(filters)] if batch_norm else []
         layers.append(nn.ReLU())
         if block < POOLED_BLOCKS and side >= 4:
-            layers.append(nn.MaxPool2d(2))
+            layers.append(HalvingMaxPool())
             side //= 2
         stages.append(nn.Sequential(*layers))
         channels = filters
