@@ -16,6 +16,7 @@ import argparse
 import dataclasses
 import datetime
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -223,6 +224,11 @@ def command(*arguments: str) -> float:
     return time.perf_counter() - started
 
 
+def process_seconds() -> float:
+    """Of this process and of the commands that it ran and that have ended; not of Ray's daemons and workers."""
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
 def measure(given: argparse.Namespace) -> Iterator[tuple[str, float, int]]:
     """(what, number, how many trials it is of), repeat by repeat."""
     for _ in range(given.repeats):
@@ -254,24 +260,32 @@ def main() -> None:
     given = parser.parse_args()
     from raybench.places import git_commit
 
-    rows = []
+    rows: list[dict[str, Any]] = []
+    cpu = process_seconds()
     for what, value, trials in measure(given):
         floor, more, unit = FLOORS[what]
         rows.append(
             {
                 "what": what, "value": value, "unit": unit, "floor": floor, "more_is_better": more, "trials": trials,
-                "slots": given.slots, "cores": os.cpu_count(), "machine_load": os.getloadavg()[0],
+                "slots": given.slots, "driver_process_s": process_seconds() - cpu,
+                "cores": os.cpu_count(), "machine_load": os.getloadavg()[0],
                 "git_commit": git_commit(), "measured_at": datetime.datetime.now(datetime.UTC),
             }
         )  # fmt: skip
-        print(f"{what}: {value:.3g} {unit} (floor {floor:g}, load {rows[-1]['machine_load']:.1f})", flush=True)
+        took = f"driver {rows[-1]['driver_process_s']:.3g} process s, load {rows[-1]['machine_load']:.1f}"
+        print(f"{what}: {value:.3g} {unit} (floor {floor:g}, {took})", flush=True)
+        cpu = process_seconds()
     found = pd.DataFrame(rows)
     best = [
         group.sort_values("value", ascending=not group["more_is_better"].iloc[0]).iloc[0]
         for _, group in found.groupby("what", sort=False)
     ]
     print("\nbest of each")
-    print(pd.DataFrame(best)[["what", "floor", "value", "unit", "machine_load"]].to_string(index=False))
+    print(
+        pd.DataFrame(best)[["what", "floor", "value", "unit", "driver_process_s", "machine_load"]].to_string(
+            index=False
+        )
+    )
     given.out.parent.mkdir(parents=True, exist_ok=True)
     if given.out.exists():
         found = pd.concat([pd.read_parquet(given.out), found], ignore_index=True)

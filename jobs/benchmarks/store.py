@@ -5,7 +5,8 @@ is compacted take.
 
 The rows are those of ``results/baselines_mnist`` (113 columns), repeated over more problems and many more settings:
 ids, settings and numbers of search rows are drawn anew, so they do not compress away. Final and reference rows are
-repeated as they are. Prints a table, and adds a row for each number to ``results/performance/store.parquet``.
+repeated as they are. Prints a table, and adds a row for each number to ``results/performance/store.parquet``; beside
+wall seconds it has process seconds, which say what a machine of one's own would take.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raybench.leaderboard.query import load_leaderboard, write_leaderboard
+from raybench.leaderboard.query import write_leaderboard
 from raybench.leaderboard.schema import SEARCHES_SCHEMA
 from raybench.leaderboard.store import ResultStore
 from raybench.places import git_commit
@@ -44,9 +45,9 @@ FLOORS = {"load_leaderboard of the rows": (1.0, False), "durable rows in batches
 PROBE = """
 import sys, time
 from raybench.leaderboard.query import load_leaderboard
-started = time.perf_counter()
+started, cpu = time.perf_counter(), time.process_time()
 lines = len(load_leaderboard(sys.argv[1]))
-print(time.perf_counter() - started, lines)
+print(time.perf_counter() - started, time.process_time() - cpu, lines)
 """
 
 
@@ -100,26 +101,26 @@ def searches_of(trials: pa.Table) -> pa.Table:
     return pa.table({name: pa.array(values) for name, values in columns.items()}, schema=SEARCHES_SCHEMA)
 
 
-def timed(run: Callable[[], Any]) -> float:
-    """Wall seconds."""
-    started = time.perf_counter()
+def timed(run: Callable[[], Any]) -> tuple[float, float]:
+    """Wall and process seconds."""
+    started, cpu = time.perf_counter(), time.process_time()
     run()
-    return time.perf_counter() - started
+    return time.perf_counter() - started, time.process_time() - cpu
 
 
-def loaded(folder: str) -> tuple[float, int]:
-    """Seconds of ``load_leaderboard`` in a process of its own, imports not counted, and its lines."""
+def loaded(folder: str) -> tuple[float, float, int]:
+    """Wall and process seconds of ``load_leaderboard`` in a process of its own, imports not counted, and its lines."""
     done = subprocess.run(
         [sys.executable, "-c", PROBE, folder],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    seconds, lines = done.stdout.split()
-    return float(seconds), int(lines)
+    seconds, cpu, lines = done.stdout.split()
+    return float(seconds), float(cpu), int(lines)
 
 
-def while_compacting(folder: str, rows: int) -> tuple[float, int]:
-    """Seconds of a compaction beside readers that take every row's key, and how many reads they finished. A reader that
-    finds a row missing or twice ends the benchmark."""
+def while_compacting(folder: str, rows: int) -> tuple[float, float, int]:
+    """Wall and process seconds (the readers' too) of a compaction beside readers that take every row's key, and how
+    many reads they finished. A reader that finds a row missing or twice ends the benchmark."""
     stop, wrong, reads = threading.Event(), [], [0] * READERS
 
     def read(slot: int) -> None:
@@ -132,37 +133,36 @@ def while_compacting(folder: str, rows: int) -> tuple[float, int]:
     readers = [threading.Thread(target=read, args=(slot,)) for slot in range(READERS)]
     for reader in readers:
         reader.start()
-    seconds = timed(lambda: ResultStore(folder).compact())
+    seconds, cpu = timed(lambda: ResultStore(folder).compact())
     stop.set()
     for reader in readers:
         reader.join()
     if wrong:
         raise RuntimeError(f"readers must find {rows} rows, each once, found {wrong}")
-    return seconds, sum(reads)
+    return seconds, cpu, sum(reads)
 
 
-def appended(rows: list[dict[str, Any]], metrics: Any) -> tuple[float, float]:
-    """Durable rows a second through the aggregator's store, in batches and one by one."""
+def appended(rows: list[dict[str, Any]], metrics: Any) -> Iterator[tuple[float, float]]:
+    """Wall and process seconds of making rows durable through the aggregator's store, in batches and one by one."""
     from raybench.cluster.aggregator import Aggregator
 
-    rates = []
     for size, given in ((BATCH, rows), (1, rows[: len(rows) // 20])):
         with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
             aggregator = Aggregator(folder, metrics)
             batches = [given[i : i + size] for i in range(0, len(given), size)]
-            rates.append(len(given) / timed(lambda b=batches, a=aggregator: [a.append(batch) for batch in b]))
-    return rates[0], rates[1]
+            yield timed(lambda b=batches, a=aggregator: [a.append(batch) for batch in b])
 
 
-def measure(rows: int, problems: int, repeats: int) -> Iterator[tuple[str, float, str, str]]:
-    """(what, number, unit, of what), in the order measured."""
+def measure(rows: int, problems: int, repeats: int) -> Iterator[tuple[str, float, str, float, str]]:
+    """(what, number, unit, process seconds, of what), in the order measured."""
     source = ResultStore(SOURCE)
     metrics, real = source.metrics_on_disk(), source.table()
     batch = grow(real, 20 * BATCH * 5, 2).to_pylist()
     for _ in range(repeats):
-        many, single = appended(batch, metrics)
-        yield "durable rows in batches of 100", many, "rows/s", f"{len(batch)} rows"
-        yield "durable rows one by one", single, "rows/s", f"{len(batch) // 20} rows"
+        (many, many_cpu), (single, single_cpu) = appended(batch, metrics)
+        n, few = len(batch), len(batch) // 20
+        yield "durable rows in batches of 100", n / many, "rows/s", many_cpu, f"{n} rows"
+        yield "durable rows one by one", few / single, "rows/s", single_cpu, f"{few} rows"
     del batch
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
         store = ResultStore.open_for_writing(folder, metrics)
@@ -174,23 +174,26 @@ def measure(rows: int, problems: int, repeats: int) -> Iterator[tuple[str, float
         for start in range(0, records.num_rows, step):
             store._write("searches", records.slice(start, step))
         del table, records
-        seconds, lines = loaded(folder)
-        yield "load_leaderboard of uncompacted rows", seconds, "s", f"{lines} lines of {PARTS} parts"
-        seconds, reads = while_compacting(folder, rows)
-        yield "compaction while read", seconds, "s", f"{reads} reads of all keys meanwhile"
+        seconds, cpu, lines = loaded(folder)
+        yield "load_leaderboard of uncompacted rows", seconds, "s", cpu, f"{lines} lines of {PARTS} parts"
+        seconds, cpu, reads = while_compacting(folder, rows)
+        yield "compaction while read", seconds, "s", cpu, f"{reads} reads of all keys meanwhile"
         size = sum(path.stat().st_size for path in (Path(folder) / "trials").glob("*.parquet"))
-        yield "compacted file", size / 1e6, "MB", f"{size / rows:.0f} bytes a row"
+        yield "compacted file", size / 1e6, "MB", 0.0, f"{size / rows:.0f} bytes a row"
         for _ in range(repeats):
-            seconds, lines = loaded(folder)
-            yield "load_leaderboard of the rows", seconds, "s", f"{lines} lines"
-        yield "opening for writing", timed(lambda: ResultStore.open_for_writing(folder, metrics)), "s", "index of ids"
+            seconds, cpu, lines = loaded(folder)
+            yield "load_leaderboard of the rows", seconds, "s", cpu, f"{lines} lines"
+        seconds, cpu = timed(lambda: ResultStore.open_for_writing(folder, metrics))
+        yield "opening for writing", seconds, "s", cpu, "index of ids"
         write_leaderboard(folder)
         for _ in range(repeats):
-            yield "load_leaderboard of its own file", loaded(folder)[0], "s", f"{len(load_leaderboard(folder))} lines"
+            seconds, cpu, lines = loaded(folder)
+            yield "load_leaderboard of its own file", seconds, "s", cpu, f"{lines} lines"
         ids = ResultStore(folder).table(["trial_id"]).num_rows
         if ids != rows:
             raise RuntimeError(f"the compacted file must have {rows} rows, got {ids}")
-    yield "peak memory", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3, "MB", "making the rows, compacting"
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    yield "peak memory", peak, "MB", 0.0, "making the rows, compacting, two readers"
 
 
 def main() -> None:
@@ -201,24 +204,31 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     given = parser.parse_args()
     rows = []
-    for what, value, unit, note in measure(given.rows, given.problems, given.repeats):
+    for what, value, unit, cpu, note in measure(given.rows, given.problems, given.repeats):
         floor, more = FLOORS.get(what, (None, unit == "rows/s"))
         rows.append(
             {
-                "what": what, "value": value, "unit": unit, "floor": floor, "more_is_better": more, "note": note,
-                "rows": given.rows, "problems": given.problems, "cores": os.cpu_count(),
+                "what": what, "value": value, "unit": unit, "process_s": cpu, "floor": floor,
+                "more_is_better": more, "note": note, "rows": given.rows, "problems": given.problems,
+                "cores": os.cpu_count(),
                 "machine_load": os.getloadavg()[0], "git_commit": git_commit(),
                 "measured_at": datetime.datetime.now(datetime.UTC),
             }
         )  # fmt: skip
-        print(f"{what}: {value:.4g} {unit} ({note}, load {rows[-1]['machine_load']:.1f})", flush=True)
+        print(
+            f"{what}: {value:.4g} {unit} ({cpu:.3g} process s, {note}, load {rows[-1]['machine_load']:.1f})", flush=True
+        )
     found = pd.DataFrame(rows)
     best = [
         group.sort_values("value", ascending=not group["more_is_better"].iloc[0]).iloc[0]
         for _, group in found.groupby("what", sort=False)
     ]
     print("\nbest of each")
-    print(pd.DataFrame(best)[["what", "floor", "value", "unit", "note", "machine_load"]].to_string(index=False))
+    print(
+        pd.DataFrame(best)[["what", "floor", "value", "unit", "process_s", "note", "machine_load"]].to_string(
+            index=False
+        )
+    )
     given.out.parent.mkdir(parents=True, exist_ok=True)
     if given.out.exists():
         found = pd.concat([pd.read_parquet(given.out), found], ignore_index=True)
