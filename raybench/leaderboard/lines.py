@@ -7,16 +7,22 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from raybench.leaderboard.schema import STATUSES, MetricInfo
-from raybench.leaderboard.statistics import Interval, t_interval
+from raybench.leaderboard.schema import STATUSES, MetricInfo, metric_columns
+from raybench.leaderboard.statistics import IN_TURN, Interval, t_factor, t_interval
 
 Columns = Mapping[str, Sequence[Any]]  # rows as equally long lists, by column
 REFERENCES = ("original", "retrain")
 AVERAGED = ("speedup", "retrain_s", "original_train_s", "forward_passes", "backward_passes", "retrain_share", "cpu_s")
 _FIRST = ("original_kind", "device_type", "selected_on", "selected_by", "hparams")
-_OF_ALL = ("status", "reason", "forget_size", *_FIRST)  # what is told of rows that are not ok
+# What a line is told from beside its numbers.
+TOLD = (
+    "method", "variant", "status", "reason", "train_seed", "unlearn_seed", "forget_size", "peak_memory",
+    "artefact_bytes", "tuned_here", "gates", *_FIRST,
+)  # fmt: skip
 
 
 def metrics_with_retrained(rows: pd.DataFrame, metrics: Sequence[MetricInfo]) -> list[str]:
@@ -40,25 +46,32 @@ def gold_floors(
 
 
 def make_line(
-    line: Mapping[str, Any], rows: Columns, metrics: Sequence[MetricInfo], floors: Mapping[str, Interval]
+    line: Mapping[str, Any],
+    rows: Columns,
+    numbers: NDArray[np.float64],
+    metrics: Sequence[MetricInfo],
+    floors: Mapping[str, Interval],
 ) -> dict[str, Any]:
-    """The columns of a line that its own ``rows`` (and the floors of its problem) decide."""
+    """The columns of a line that its own rows (and the floors of its problem) decide: ``rows`` has ``TOLD``, and
+    ``numbers`` the columns ``numeric_columns(metrics)`` of the same rows, [rows, columns], NaN where there is none."""
     seeds = list(zip(rows["train_seed"], rows["unlearn_seed"], strict=True))
     at = set(compared(rows["method"], rows["unlearn_seed"]))
     order = [i for i in sorted(range(len(seeds)), key=seeds.__getitem__) if i in at]
     right = [i for i in order if rows["status"][i] == "ok"]
-    ok, rows = take(rows, right), take({name: rows[name] for name in _OF_ALL}, order)
+    ok, rows = take(rows, right), take(rows, order)
+    names = numeric_columns(metrics)
+    found = dict(zip(names, intervals(numbers[right], ok["train_seed"]), strict=True))
     out: dict[str, Any] = {"kind": "reference" if line["method"] in REFERENCES else "method"}
     for metric in metrics:
         name, floor = metric.name, floors[metric.name]
-        value, gap = interval_of(ok, name), interval_of(ok, f"{name}_gap")
+        value, retrained, gap = (found[column] for column in metric_columns(name))
         out |= {name: value.mean, f"{name}_lo": value.lo, f"{name}_hi": value.hi}
         out |= {f"{name}_gap": gap.mean, f"{name}_gap_lo": gap.lo, f"{name}_gap_hi": gap.hi}
-        out[f"{name}_retrained"] = interval_of(ok, f"{name}_retrained").mean
+        out[f"{name}_retrained"] = retrained.mean
         out |= {f"{name}_floor": floor.mean, f"{name}_floor_hi": floor.hi}
-    seconds = interval_of(ok, "unlearn_s")
+    seconds = found["unlearn_s"]
     out |= {"unlearn_s": seconds.mean, "unlearn_s_lo": seconds.lo, "unlearn_s_hi": seconds.hi}
-    out |= {name: interval_of(ok, name).mean for name in AVERAGED}
+    out |= {name: found[name].mean for name in AVERAGED}
     for name in ("peak_memory", "artefact_bytes"):
         known = _numbers(ok[name])
         out[name] = int(max(known)) if known else None
@@ -71,6 +84,40 @@ def make_line(
     out["n"] = len(set(ok["train_seed"]))
     out["gates"] = merged_gates(ok["gates"])
     return out | status_of(rows)
+
+
+def numeric_columns(metrics: Sequence[MetricInfo]) -> list[str]:
+    """The columns that a line has means of."""
+    return [*(column for metric in metrics for column in metric_columns(metric.name)), "unlearn_s", *AVERAGED]
+
+
+def numbers_of(rows: pd.DataFrame, names: Sequence[str]) -> NDArray[np.float64]:
+    """[rows, columns]; NaN where a row has no number, or the rows no such column."""
+    out = np.full((len(rows), len(names)), np.nan)
+    for i, name in enumerate(names):
+        if name in rows:
+            out[:, i] = rows[name].to_numpy(dtype=np.float64, na_value=np.nan)
+    return out
+
+
+def intervals(numbers: NDArray[np.float64], seeds: Sequence[int]) -> list[Interval]:
+    """``interval_of`` of each column of ``numbers`` [rows, columns], a row for each of the train ``seeds``."""
+    count, columns = numbers.shape
+    absent = np.isnan(numbers)
+    whole = ~absent.any(axis=0) & np.isfinite(numbers).all(axis=0)
+    quick = 2 <= count <= IN_TURN and len(set(seeds)) == count
+    found = [Interval(math.nan, math.nan, math.nan, 0)] * columns
+    if quick:  # all at once, to the same bit: NumPy adds rows up one after the other
+        values = numbers[:, whole]
+        mean = values.sum(axis=0) / count
+        spread = np.sqrt(((values - mean) * (values - mean)).sum(axis=0) / (count - 1))
+        half = t_factor(count - 1) * spread / math.sqrt(count)
+        ends = zip(mean.tolist(), (mean - half).tolist(), (mean + half).tolist(), strict=True)
+        for column, (middle, low, high) in zip(np.flatnonzero(whole).tolist(), ends, strict=True):
+            found[column] = Interval(middle, low, high, count)
+    for column in np.flatnonzero(~absent.all(axis=0) & ~(whole & quick)).tolist():
+        found[column] = interval_of({"train_seed": seeds, "value": numbers[:, column].tolist()}, "value")
+    return found
 
 
 def columns_of(rows: pd.DataFrame) -> Columns:

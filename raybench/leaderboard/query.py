@@ -18,10 +18,13 @@ from raybench.folder import Folder
 from raybench.leaderboard.cells import gates_hold
 from raybench.leaderboard.lines import (
     AVERAGED,
+    TOLD,
     columns_of,
     gold_floors,
     make_line,
     metrics_with_retrained,
+    numbers_of,
+    numeric_columns,
     take,
     text_or_none,
     values_by_seed,
@@ -157,7 +160,8 @@ def _problem_lines(
     forced: bool,
 ) -> list[dict[str, Any]]:
     floors = gold_floors(rows, metrics, with_retrained)
-    columns = columns_of(rows)
+    columns = columns_of(rows[[*TOLD, *(name for name in (DISTANCE, "unlearn_s") if name in rows)]])
+    numbers = numbers_of(rows, numeric_columns(metrics))
     at: dict[tuple[str, str], list[int]] = {}
     for position, key in enumerate(zip(columns["method"], columns["variant"], strict=True)):
         at.setdefault(key, []).append(position)
@@ -167,7 +171,7 @@ def _problem_lines(
     for method, variant in sorted(at):
         line = {**problem, "method": method, "variant": variant}
         group = take(columns, at[method, variant])
-        line.update(make_line(line, group, metrics, floors))
+        line.update(make_line(line, group, numbers[at[method, variant]], metrics, floors))
         lines.append(line)
         if DISTANCE in floors and _competes(line):
             ok = take(group, [i for i, status in enumerate(group["status"]) if status == "ok"])

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtr, stdtrit
 
 LEVEL = 0.95
+IN_TURN = 7  # NumPy adds up to so many values one after the other
 MIN_TRAIN_SEEDS = 3  # fewer give no ranking unless it is forced
 
 
@@ -37,13 +38,13 @@ def t_interval(values: ArrayLike, level: float = LEVEL) -> Interval:
     if n == 1:
         return Interval(mean, math.nan, math.nan, 1)
     spread = math.sqrt(_sum([(value - mean) * (value - mean) for value in given]) / (n - 1))
-    half = _t_factor(n - 1, level) * spread / math.sqrt(n)
+    half = t_factor(n - 1, level) * spread / math.sqrt(n)
     return Interval(mean, mean - half, mean + half, n)
 
 
 def _sum(values: Sequence[float]) -> float:
-    """NumPy's sum. It adds up to seven values one after the other, and for so few it takes ten times as long."""
-    if len(values) > 7:
+    """NumPy's sum, which for a few values takes ten times as long."""
+    if len(values) > IN_TURN:
         return float(np.sum(values))
     total = 0.0
     for value in values:
@@ -52,7 +53,7 @@ def _sum(values: Sequence[float]) -> float:
 
 
 @functools.lru_cache
-def _t_factor(freedom: int, level: float) -> float:
+def t_factor(freedom: int, level: float = LEVEL) -> float:
     """Half width of Student's two-sided interval in standard errors."""
     return float(stdtrit(freedom, 0.5 + level / 2))
 
