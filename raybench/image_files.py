@@ -123,12 +123,14 @@ def image_data(
     mode: Mode = "RGB",
     statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
     augment: str = "resized_crop_flip",
+    first: int | None = None,
     train_size: int | None = None,
     test_size: int | None = None,
 ) -> RawData:
     """The dataset of two listings, as memory-mapped arrays.
 
-    ``train_size`` and ``test_size`` take a stratified part before anything is decoded. Without ``statistics`` (mean
+    ``first`` keeps that many of the classes, from the first on (option ``classes`` of the datasets that have it);
+    ``train_size`` and ``test_size`` take a stratified part. Only what is kept is decoded. Without ``statistics`` (mean
     and standard deviation) they are those of the training images taken. Raises ``UserError`` for options out of
     range, labels out of range, files that are missing or no images, and where the cache has no room.
     """
@@ -138,6 +140,10 @@ def image_data(
         raise UserError(f"crop of {name} must be the share of the side that is kept, 0.1 to 1, got {crop!r}; change it")
     if mode not in ("RGB", "L"):
         raise UserError(f"mode of {name} must be RGB or L (grey), got {mode!r}; change it")
+    whole = isinstance(first, int) and not isinstance(first, bool)
+    if first is not None and not (whole and 2 <= first <= len(classes)):
+        raise UserError(f"classes of {name} must be an integer from 2 to {len(classes)}, got {first!r}; change it")
+    number = len(classes) if first is None else first
     made = []
     for part, listed, size in (("train", train, train_size), ("test", test, test_size)):
         if not len(listed.files):
@@ -147,7 +153,8 @@ def image_data(
                 f"labels of the {part} part of dataset {name} must be 0 to {len(classes) - 1}, got "
                 f"{listed.labels.min()} to {listed.labels.max()}; unpack the archive again"
             )
-        rows = keep(name, len(classes), listed.labels, f"{part}_size", size)
+        among = np.flatnonzero(listed.labels < number)
+        rows = among[keep(name, number, listed.labels[among], f"{part}_size", size)]
         files = [listed.files[row] for row in rows]
         made.append((*squares(files, side, crop, mode), listed.labels[rows]))
     (x_train, known, y_train), (x_test, test_known, y_test) = made
@@ -156,7 +163,7 @@ def image_data(
         raise UserError(f"training images of {name} must vary, got a channel of one value; check the files")
     digests = {"x_train": known["digest"], "x_test": test_known["digest"]}
     return RawData(
-        name, x_train, y_train, x_test, y_test, len(classes), mean, std, augment, tuple(classes), digests=digests
+        name, x_train, y_train, x_test, y_test, number, mean, std, augment, tuple(classes[:number]), digests=digests
     )
 
 

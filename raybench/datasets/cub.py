@@ -30,6 +30,7 @@ def cub(
     *,
     side: int = 224,
     crop: float = 0.875,
+    classes: int | None = None,
     train_size: int | None = None,
     test_size: int | None = None,
 ) -> RawData:
@@ -37,12 +38,13 @@ def cub(
 
     Bounding boxes and parts are not used.
 
-    ``crop``: share of the shorter side that is kept. ``train_size`` and ``test_size`` take a stratified part.
+    ``crop``: share of the shorter side that is kept. ``classes`` keeps so many of the classes, from the first on;
+    ``train_size`` and ``test_size`` take a stratified part.
     Normalised as ImageNet. There is no download: raises ``UserError`` where the unpacked archive is missing or
     incomplete.
     """
     folder = data_folder("cub", root, "CUB_200_2011", "images", "classes.txt", *TABLES)
-    classes = [name for _, name in sorted(lines_of(folder / "classes.txt", 2), key=lambda line: line[0].zfill(4))]
+    names = [name for _, name in sorted(lines_of(folder / "classes.txt", 2), key=lambda line: line[0].zfill(4))]
     paths, labels, in_train = (dict(lines_of(folder / table, 2)) for table in TABLES)
     for table, content in zip(TABLES[1:], (labels, in_train), strict=True):
         if set(content) != set(paths) or not all(value.isdecimal() for value in content.values()):
@@ -60,10 +62,11 @@ def cub(
         "cub",
         part("1"),
         part("0"),
-        classes,
+        names,
         side=side,
         crop=crop,
         statistics=(IMAGENET_MEAN, IMAGENET_STD),
+        first=classes,
         train_size=train_size,
         test_size=test_size,
     )

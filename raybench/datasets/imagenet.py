@@ -20,6 +20,7 @@ def imagenet(
     *,
     side: int = 224,
     crop: float = 0.875,
+    classes: int | None = None,
     train_size: int | None = None,
     test_size: int | None = None,
 ) -> RawData:
@@ -28,21 +29,23 @@ def imagenet(
     That is the usual layout; classes are sorted by wnid, as everywhere. The validation images are the test set. The
     development kit is not needed.
 
-    ``crop``: share of the shorter side that is kept. ``train_size`` and ``test_size`` take a stratified part, which
-    alone is decoded. There is no download. At 224 pixels the whole takes 201 GB of cache and is streamed from there.
+    ``crop``: share of the shorter side that is kept. ``classes`` keeps so many of the classes, from the first on;
+    ``train_size`` and ``test_size`` take a stratified part. Only what is kept is decoded. There is no download.
+    At 224 pixels the whole takes 201 GB of cache and is streamed from there.
     Raises ``UserError`` where a part is missing or a file is damaged.
     """
     folder = data_folder("imagenet", root, "imagenet", "train", "val")
-    classes, train = class_folders(folder / "train")
-    _, test = class_folders(folder / "val", classes)
+    names, train = class_folders(folder / "train")
+    _, test = class_folders(folder / "val", names)
     return image_data(
         "imagenet",
         train,
         test,
-        classes,
+        names,
         side=side,
         crop=crop,
         statistics=(IMAGENET_MEAN, IMAGENET_STD),
+        first=classes,
         train_size=train_size,
         test_size=test_size,
     )

@@ -31,6 +31,7 @@ def stanford_cars(
     *,
     side: int = 224,
     crop: float = 0.875,
+    classes: int | None = None,
     train_size: int | None = None,
     test_size: int | None = None,
 ) -> RawData:
@@ -39,21 +40,23 @@ def stanford_cars(
     That is the folders devkit, cars_train and cars_test, and cars_test_annos_withlabels.mat beside them. Bounding boxes
     are not used.
 
-    ``crop``: share of the shorter side that is kept. ``train_size`` and ``test_size`` take a stratified part.
+    ``crop``: share of the shorter side that is kept. ``classes`` keeps so many of the classes, from the first on;
+    ``train_size`` and ``test_size`` take a stratified part.
     Normalised as ImageNet. There is no download: raises ``UserError`` where a file is missing or damaged.
     """
     folder = data_folder("stanford_cars", root, "stanford_cars", META, TRAIN, TEST, "cars_train", "cars_test")
-    classes = [str(name) for name in np.atleast_1d(_matrix(folder / META, "class_names"))]
+    names = [str(name) for name in np.atleast_1d(_matrix(folder / META, "class_names"))]
     train = _listed(folder / TRAIN, folder / "cars_train")
     test = _listed(folder / TEST, folder / "cars_test")
     return image_data(
         "stanford_cars",
         train,
         test,
-        classes,
+        names,
         side=side,
         crop=crop,
         statistics=(IMAGENET_MEAN, IMAGENET_STD),
+        first=classes,
         train_size=train_size,
         test_size=test_size,
     )

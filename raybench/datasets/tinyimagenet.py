@@ -30,6 +30,7 @@ def tinyimagenet(
     download: bool = False,
     *,
     side: int = 64,
+    classes: int | None = None,
     train_size: int | None = None,
     test_size: int | None = None,
 ) -> RawData:
@@ -38,8 +39,9 @@ def tinyimagenet(
     The validation images are the test set, since the labels of the official one are not public. Classes are in the
     order of ``wnids.txt``, grey images get three equal channels.
 
-    ``side`` resizes (32 is common). ``train_size`` and ``test_size`` take a stratified part. Trained with random crops
-    and flips. There is no download: raises ``UserError`` where the unpacked archive is missing or incomplete.
+    ``side`` resizes (32 is common), ``classes`` keeps so many of the classes, from the first on, ``train_size``
+    and ``test_size`` take a stratified part. Trained with random crops and flips. There is no
+    download: raises ``UserError`` where the unpacked archive is missing or incomplete.
     """
     folder = data_folder("tinyimagenet", root, "tiny-imagenet-200", "wnids.txt", "words.txt", "train", "val")
     wnids = [words[0] for words in lines_of(folder / "wnids.txt", 1)]
@@ -75,6 +77,7 @@ def tinyimagenet(
         crop=1.0,
         statistics=(MEAN, STD),
         augment="crop_flip",
+        first=classes,
         train_size=train_size,
         test_size=test_size,
     )

@@ -105,6 +105,22 @@ def test_stanford_cars_broken_annotations(tmp_path):
         load("stanford_cars", tmp_path)
 
 
+def test_the_first_classes_of_a_dataset(tmp_path):
+    trees.class_tree(tmp_path / "imagenet", {"train": 3, "val": 2}, ("n0001", "n0002", "n0003"))
+    whole = load("imagenet", tmp_path, side=16)
+    (tmp_path / "imagenet" / "train" / "n0003" / "odd.JPEG").write_text("no image, and never decoded")
+    raw = load("imagenet", tmp_path, side=16, classes=2)
+    assert (raw.num_classes, raw.class_names) == (2, ("n0001", "n0002"))
+    for part in ("train", "test"):
+        labels = getattr(whole, f"y_{part}")
+        np.testing.assert_array_equal(getattr(raw, f"y_{part}"), labels[labels < 2])
+        np.testing.assert_array_equal(getattr(raw, f"x_{part}"), getattr(whole, f"x_{part}")[labels < 2])
+    assert sorted(load("imagenet", tmp_path, side=16, classes=2, train_size=4).y_train) == [0, 0, 1, 1]
+    for bad in (1, 4, 2.0, True):
+        with pytest.raises(UserError, match=r"classes of imagenet must be an integer from 2 to 3, got \S+; change it"):
+            load("imagenet", tmp_path, side=16, classes=bad)
+
+
 def test_imagenet(tmp_path):
     classes = ("n0001", "n0002")
     pixels = trees.class_tree(tmp_path / "imagenet", {"train": 3, "val": 2}, classes)
