@@ -30,6 +30,7 @@ def metric_context(spec: TrialSpec, shop: Workshop, problem: Problem) -> MetricC
     about = MetricContext(
         num_classes=facts.num_classes,
         held_out="test" if final else "validation",
+        task=problem.kind.name,
         forget_classes=facts.forget_classes,
         evaluate_seed=settings.evaluate_seed,
         extras=pool.extras(final),

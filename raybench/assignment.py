@@ -73,6 +73,7 @@ class Assignment:
             artefacts=self.original.artefacts,
             on_checkpoint=self.observer,
             stop=self._stop(forget),
+            loss=problem.kind.loss(generator),
             resources=PACKAGE / "resources" / spec.method,
         )
 

@@ -38,6 +38,7 @@ def _record(entry: Entry) -> dict[str, Any]:
         record |= {
             "needs": sorted(entry.needs),
             "scope": sorted(entry.scope),
+            "tasks": sorted(entry.tasks),
             "reference": entry.reference,
             "training": entry.training,
             "complexity": entry.complexity,
@@ -54,6 +55,7 @@ def _record(entry: Entry) -> dict[str, Any]:
             "direction": entry.direction,
             "pair": entry.pair,
             "final_only": entry.final_only,
+            "tasks": sorted(entry.tasks),
             "attack": dataclasses.asdict(entry.attack) if entry.attack else None,
         }
     elif isinstance(entry, ModelEntry | DatasetEntry):
@@ -61,7 +63,7 @@ def _record(entry: Entry) -> dict[str, Any]:
         if isinstance(entry, DatasetEntry):
             record["recipe"] = dict(entry.recipe)
         else:
-            record["options"].append(WEIGHTS)
+            record |= {"options": [*record["options"], WEIGHTS], "task": entry.task}
     else:
         record |= {"kind": getattr(entry, "kind", None), "params": _fields(getattr(entry, "params", object))}
     return record

@@ -13,6 +13,7 @@ from raybench.data import Split
 from raybench.errors import MetricUnavailable
 from raybench.outputs import MetricContext, Outputs, SplitOutputs, Worlds
 from raybench.registry import HALF_WORLDS, MATCH_RETRAINED, METRICS, WHOLE_WORLDS, MetricEntry
+from raybench.task_kinds import CLASSIFYING, TaskKind
 
 BATCH_SIZE = 1024  # part of the protocol: another size may change the last bit of a logit
 SEARCH_SPLITS = ("retain", "forget", "validation", "validation_forgotten")
@@ -25,17 +26,13 @@ def splits_for(final: bool) -> tuple[str, ...]:
 
 
 @torch.no_grad()  # not inference_mode: a metric may fit something on the logits, and inference tensors forbid that
-def outputs_of(predictor: Callable[[Tensor], Tensor], splits: Mapping[str, Split], names: Iterable[str]) -> Outputs:
-    """Logits of every named split that exists, on the CPU; modules are put in evaluation mode."""
+def outputs_of(
+    predictor: Callable[..., Tensor], splits: Mapping[str, Split], names: Iterable[str], kind: TaskKind = CLASSIFYING
+) -> Outputs:
+    """Outputs on every named split that exists, on the CPU; modules are put in evaluation mode."""
     if isinstance(predictor, nn.Module):
         predictor.eval()
-    found = {}
-    for name in names:
-        if name in splits:
-            logits = [predictor(images).float() for images, _ in splits[name].batches(BATCH_SIZE)]
-            empty = torch.empty(0, 0)
-            found[name] = SplitOutputs(torch.cat(logits).cpu() if logits else empty, splits[name].targets.cpu())
-    return Outputs(found)
+    return Outputs({name: kind.outputs(predictor, splits[name], BATCH_SIZE) for name in names if name in splits})
 
 
 def part_of(outputs: Outputs, positions: Mapping[str, Tensor]) -> Outputs:
@@ -53,13 +50,17 @@ def pack(outputs: Outputs) -> dict[str, Tensor]:
     for name in outputs:
         if outputs.has(name):
             packed[f"{name}.logits"], packed[f"{name}.labels"] = outputs[name].logits, outputs[name].labels
+            losses = outputs[name].sample_losses
+            if losses is not None:
+                packed[f"{name}.losses"] = losses
     return packed
 
 
 def unpack(tensors: Mapping[str, Tensor]) -> Outputs:
     """The inverse of ``pack``."""
     names = {key.rsplit(".", 1)[0] for key in tensors}
-    return Outputs({n: SplitOutputs(tensors[f"{n}.logits"], tensors[f"{n}.labels"]) for n in sorted(names)})
+    parts = ("logits", "labels", "losses")
+    return Outputs({n: SplitOutputs(*(tensors.get(f"{n}.{part}") for part in parts)) for n in sorted(names)})  # type: ignore[arg-type]
 
 
 def extras_of(original: Outputs, replaced: Iterable[str], final: bool) -> dict[str, float]:
@@ -67,7 +68,7 @@ def extras_of(original: Outputs, replaced: Iterable[str], final: bool) -> dict[s
     ``original_<split>_accuracy``, in a search without the test set, and ``forget_<part>_replaced`` where the request
     changed the labels or images of D_f."""
     names = ("retain", "validation", "test") if final else ("retain", "validation")
-    right = {name: original[name].correct for name in names if original.has(name)}
+    right = {n: original[n].correct for n in names if original.has(n) and original[n].sample_losses is None}
     extras = {f"original_{name}_accuracy": float(correct.double().mean()) for name, correct in right.items()}
     return extras | {f"forget_{part}_replaced": 1.0 for part in replaced}
 
@@ -127,6 +128,8 @@ def _barred(
     entry: MetricEntry, retrained: Outputs | None, context: MetricContext, probes: Probes | None, pooled: bool
 ) -> str | None:
     """Why this kind of row cannot have the metric now, whatever its outputs are."""
+    if context.task not in entry.tasks:
+        return f"is for {' and '.join(sorted(entry.tasks))}, and this model is trained for {context.task}"
     if entry.final_only and context.held_out != "test":
         return "looks at the test set, which a search never does"
     if entry.pool and not pooled:

@@ -22,6 +22,7 @@ from raybench.space import DEFAULT_FIRST, SAMPLERS, SCIENTIFIC, default_point, r
 from raybench.spec import FILE, STANDARD, Choice, Training
 from raybench.spec_file import MethodItem, SpecFile, apply_settings, parse_spec, read_spec
 from raybench.stopping import check_stop
+from raybench.task_rules import check_task
 from raybench.training import Recipe, make_recipe
 from raybench.weights import OPTION as WEIGHTS
 from raybench.weights import without_weights
@@ -142,10 +143,21 @@ def make_experiment(raw: Mapping[str, Any]) -> Experiment:
     ):
         if len(set(given)) < len(given) and not isinstance(given, str):
             raise UserError(f"{label} must not repeat itself, got {list(given)}; name each once")
+    cells = _cells(spec)
+    for cell in cells:
+        corrupts = SCENARIOS[cell.scenario.name].corrupts(_params(cell.scenario))
+        check_task(
+            cell.model.name,
+            (c.method for c in candidates),
+            objective=OBJECTIVES[spec.search.objective][0],
+            stops=any(c.stop is not None for c in candidates),
+            corrupts=corrupts,
+            train_workers=cell.train_workers,
+        )
     return Experiment(
         name=spec.name,
         description=spec.description,
-        cells=_cells(spec),
+        cells=cells,
         candidates=candidates,
         train_seeds=tuple(spec.seeds.train),
         unlearn_seeds=tuple(spec.seeds.unlearn),
@@ -313,10 +325,12 @@ def _choice(given: str | Mapping[str, Any], registry: Any) -> Choice:
 
 def _scenario(given: str | Mapping[str, Any]) -> Choice:
     choice = _choice(given, SCENARIOS)
-    entry = SCENARIOS[choice.name]
-    params: Any = resolve(entry.params, choice.options, f"scenario {choice.name}")
-    full = canonical(dataclasses.asdict(params))
+    full = canonical(dataclasses.asdict(_params(choice)))
     return Choice(choice.name, {k: v for k, v in full.items() if v is not None})
+
+
+def _params(scenario: Choice) -> Any:
+    return resolve(SCENARIOS[scenario.name].params, scenario.options, f"scenario {scenario.name}")
 
 
 def _candidates(item: MethodItem) -> list[Candidate]:

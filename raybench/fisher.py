@@ -251,13 +251,14 @@ class _Plan:
         chosen = {name: self.parameters[name].detach() for name in self.slow}
 
         def sample_loss(values: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
-            def forward(x: Tensor) -> Any:
-                return functional_call(self.model, values, (x,))
+            def forward(*inputs: Tensor) -> Any:
+                return functional_call(self.model, values, inputs)
 
             losses = loss(cast(nn.Module, forward), (image[None], label[None]))
             return losses[0] if which is None else losses[which, 0]
 
-        per_sample = vmap(grad(sample_loss), in_dims=(None, 0, 0))
+        # A loss may draw (a denoiser's does): for each sample anew.
+        per_sample = vmap(grad(sample_loss), in_dims=(None, 0, 0), randomness="different")
         step = max(1, slice_elements // sum(p.numel() for p in chosen.values()))
         images, labels = batch
         # torch.func differentiates all the same; no_grad keeps the other parameters out of an outer graph.

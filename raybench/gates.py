@@ -36,8 +36,8 @@ class Evidence:
 
     @property
     def chance(self) -> float:
-        """Accuracy of guessing among all classes alike."""
-        return 1.0 / self.num_classes
+        """Skill of guessing: the accuracy among all classes alike, or none without classes."""
+        return 1.0 / self.num_classes if self.original["retain"].sample_losses is None else 0.0
 
 
 Judge = Callable[[Evidence], bool | None]
@@ -55,14 +55,17 @@ def judge_gates(seen: Evidence) -> dict[str, bool | None]:
     return {name: judge(seen) for name, judge in _GATES.items()}
 
 
-def accuracy(split: SplitOutputs) -> float:
-    """Share of correct predictions."""
+def skill(split: SplitOutputs) -> float:
+    """Share of correct predictions; without classes, of the noise that is explained (1 - mean loss)."""
+    if split.sample_losses is not None:
+        return 1.0 - float(split.losses.mean())
     return float(split.correct.double().mean())
 
 
 def beats_guessing(split: SplitOutputs, chance: float) -> bool:
-    """Accuracy more than two standard errors above ``chance``."""
-    return accuracy(split) > chance + 2.0 * math.sqrt(chance * (1.0 - chance) / len(split))
+    """Skill more than two standard errors above ``chance``."""
+    variance = chance * (1.0 - chance) if split.sample_losses is None else float(split.losses.var(correction=0))
+    return skill(split) > chance + 2.0 * math.sqrt(variance / len(split))
 
 
 @gate
@@ -76,7 +79,7 @@ def outputs_finite(seen: Evidence) -> bool | None:
     """
     every = (of[name] for of in (seen.outputs, seen.original, seen.retrained) for name in of if of.has(name))
     # A class switched off by minus infinity is legal: the largest logit is what must be finite.
-    return all(bool(split.logits.amax(dim=1).isfinite().all()) for split in every)
+    return all(split.finite for split in every)
 
 
 @gate
@@ -99,7 +102,7 @@ def retrained_not_worse(seen: Evidence) -> bool | None:
     A failure means: the training is unstable, or too little data is left to retain.
     What to do: make the recipe steadier (a lower learning rate, more epochs) or forget less.
     """
-    return accuracy(seen.retrained["retain"]) >= accuracy(seen.original["retain"]) - 0.1
+    return skill(seen.retrained["retain"]) >= skill(seen.original["retain"]) - 0.1
 
 
 @gate
@@ -122,7 +125,7 @@ def retain_above_chance(seen: Evidence) -> bool | None:
     A failure means: the method destroyed the model at this setting.
     What to do: tune with more settings or narrower ranges; if it stays so, that is the method's result here.
     """
-    return accuracy(seen.outputs["retain"]) > seen.chance + 0.1 * (1.0 - seen.chance)
+    return skill(seen.outputs["retain"]) > seen.chance + 0.1 * (1.0 - seen.chance)
 
 
 @gate
@@ -171,8 +174,7 @@ def _same(first: Outputs, second: Outputs, names: Iterable[str]) -> bool:
     """Bit-equal logits on every split that both have (NaN is never equal)."""
     both = [name for name in names if first.has(name) and second.has(name)]
     return all(
-        first[name].logits.shape == second[name].logits.shape
-        and bool((first[name].logits == second[name].logits).all())
+        first[name].said.shape == second[name].said.shape and bool((first[name].said == second[name].said).all())
         for name in both
     )
 

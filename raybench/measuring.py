@@ -122,8 +122,7 @@ class _Probes:
             spec, problem, references = self._spec, self._problem, self._shop.references
             original, retrained = references.original(problem, spec.training), references.retrained(problem, 0)
             model = self._model(original, retrained)
-            seed, known = self._shop.settings.evaluate_seed, self._shop.probed
-            self._prober = Prober(model, original, retrained, problem, seed, known)
+            self._prober = Prober(model, original, retrained, problem, self._shop)
         return self._prober
 
     def _model(self, original: Reference, retrained: Reference) -> nn.Module:

@@ -16,6 +16,7 @@ from torch import nn
 from raybench.data import Split
 from raybench.evaluation import outputs_of
 from raybench.seeding import torch_generator
+from raybench.task_kinds import CLASSIFYING, TaskKind
 
 CURVE_SAMPLES = 1000
 CURVE_SPLITS = ("retain", "forget", "test", "test_forgotten")
@@ -24,8 +25,10 @@ CURVE_SPLITS = ("retain", "forget", "test", "test_forgotten")
 class Observer:
     """Draws the curves of one trial. ``points`` are records of the series table."""
 
-    def __init__(self, trial_id: str, splits: Mapping[str, Split], elapsed: Callable[[], float]) -> None:
-        self._trial_id = trial_id
+    def __init__(
+        self, trial_id: str, splits: Mapping[str, Split], elapsed: Callable[[], float], kind: TaskKind = CLASSIFYING
+    ) -> None:
+        self._trial_id, self._kind = trial_id, kind
         self._elapsed = elapsed
         self._splits = {name: _sample(splits[name]) for name in CURVE_SPLITS if name in splits and len(splits[name])}
         self.points: list[dict[str, Any]] = []
@@ -36,11 +39,17 @@ class Observer:
         self._before, self._steps = self._before + self._steps, 0
 
     def __call__(self, model: nn.Module, step: int, scalars: Mapping[str, float]) -> None:
-        """A checkpoint: accuracy per split as ``<split>_accuracy``, scalars as ``reported_<name>``."""
+        """A checkpoint: accuracy per split as ``<split>_accuracy`` (without classes the mean loss, ``<split>_loss``),
+        scalars as ``reported_<name>``."""
         seconds, self._steps = self._elapsed(), max(self._steps, step)
         step += self._before
-        outputs = outputs_of(model, self._splits, self._splits)
-        values = {f"{name}_accuracy": float(outputs[name].correct.double().mean()) for name in outputs}
+        outputs = outputs_of(model, self._splits, self._splits, self._kind)
+        values = {}
+        for name, split in outputs.items():
+            if split.sample_losses is None:
+                values[f"{name}_accuracy"] = float(split.correct.double().mean())
+            else:
+                values[f"{name}_loss"] = float(split.losses.mean())
         values |= {f"reported_{name}": float(value) for name, value in scalars.items()}
         for name, value in values.items():
             y = value if math.isfinite(value) else None

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from raybench.errors import MetricUnavailable
+from raybench.registry import CLASSIFICATION
 from raybench.seeding import numpy_generator
 
 DRAWS = 10  # random halves of a world over which a statistic is averaged
@@ -35,18 +36,34 @@ def logit_statistic(logits: Tensor, labels: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class SplitOutputs:
-    """Logits float32 [n, K] and labels int64 [n] of one split, on the CPU."""
+    """Logits float32 [n, K] and labels int64 [n] of one split, on the CPU.
+
+    A model without classes, a denoiser, has ``sample_losses`` float32 [n] and no logits, [n, 0]; what needs classes
+    then raises ``MetricUnavailable``. Predicting nothing costs 1 a sample there.
+    """
 
     logits: Tensor
     labels: Tensor
+    sample_losses: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.labels.numel())
 
+    @property
+    def said(self) -> Tensor:
+        """All that the model said: float32 [n, K], or [n, 1] without classes."""
+        return self.logits if self.sample_losses is None else self.sample_losses[:, None]
+
+    @property
+    def finite(self) -> bool:
+        """Whether every sample has a softmax (or a finite loss): no NaN, no plus infinity, not only minus infinity."""
+        # The row maximum is finite exactly when a row has none of the three.
+        return bool(torch.isfinite(self.said.amax(dim=1)).all()) if len(self) else True
+
     @cached_property
     def log_probabilities(self) -> Tensor:
         """Log-softmax, float64 [n, K]."""
-        return torch.log_softmax(self.logits.double(), dim=1)
+        return torch.log_softmax(self._logits().double(), dim=1)
 
     @cached_property
     def probabilities(self) -> Tensor:
@@ -55,23 +72,30 @@ class SplitOutputs:
 
     @cached_property
     def losses(self) -> Tensor:
-        """Cross-entropy per sample in nats, float64 [n]."""
+        """Cross-entropy per sample in nats, or the model's own loss without classes, float64 [n]."""
+        if self.sample_losses is not None:
+            return self.sample_losses.double()
         return -self.log_probabilities.gather(1, self.labels[:, None]).squeeze(1)
 
     @cached_property
     def confidences(self) -> Tensor:
         """Probability of the true label, float64 [n]."""
-        return (-self.losses).exp()
+        return self.log_probabilities.gather(1, self.labels[:, None]).squeeze(1).exp()
 
     @cached_property
     def phi(self) -> Tensor:
         """``logit_statistic``, float64 [n]."""
-        return logit_statistic(self.logits, self.labels)
+        return logit_statistic(self._logits(), self.labels)
 
     @cached_property
     def correct(self) -> Tensor:
         """Whether the prediction is the label, bool [n]."""
-        return self.logits.argmax(dim=1) == self.labels
+        return self._logits().argmax(dim=1) == self.labels
+
+    def _logits(self) -> Tensor:
+        if self.sample_losses is not None:
+            raise MetricUnavailable("needs classes, and this model has none")
+        return self.logits
 
 
 class Outputs(Mapping[str, SplitOutputs]):
@@ -118,8 +142,7 @@ class Outputs(Mapping[str, SplitOutputs]):
 
 def with_softmax(found: SplitOutputs, name: str) -> SplitOutputs:
     """``found``, or ``MetricUnavailable`` where a row of logits has NaN, plus infinity, or only minus infinity."""
-    # The row maximum is finite exactly when a row has none of the three.
-    if not torch.isfinite(found.logits.amax(dim=1)).all():
+    if not found.finite:
         raise MetricUnavailable(f"the {name} outputs contain NaN or infinite logits")
     return found
 
@@ -180,6 +203,7 @@ class MetricContext:
 
     num_classes: int
     held_out: str = "test"
+    task: str = CLASSIFICATION  # what the problem's model is trained to do
     forget_classes: tuple[int, ...] = ()
     evaluate_seed: int = 0
     extras: Mapping[str, float] = field(default_factory=dict)

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from raybench.data import Split
+from raybench.data import Pixels, Split
+from raybench.errors import MetricUnavailable
 from raybench.seeding import derive_seed, seeded_globals, torch_generator
 from raybench.training import Loss, Recipe, cross_entropy
 
@@ -17,6 +18,38 @@ from raybench.training import Loss, Recipe, cross_entropy
 def compute_anew(name: str, compute: Callable[[], float]) -> float:
     """A ``remember`` that keeps nothing."""
     return compute()
+
+
+def compute_again(name: str, compute: Callable[[], Tensor]) -> Tensor:
+    """A ``keep`` that keeps nothing."""
+    return compute()
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A classifier of the problem's dataset that looks at the images that a model makes. ``accuracy``: on the whole
+    test set. Takes [0, 1] pixels [n, C, H, W]."""
+
+    model: nn.Module
+    pixels: Pixels
+    accuracy: float
+
+    @torch.no_grad()
+    def classes(self, images: Tensor) -> Tensor:
+        """What it calls each image, int64 [n]."""
+        logits: Tensor = self.model(self.pixels.normalise(images))
+        return logits.argmax(dim=1)
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """The vectors that its last layer reads, float32 [n, d]."""
+        found: Tensor = self.model.features(self.pixels.normalise(images))  # type: ignore[operator]
+        return found
+
+
+def no_judge() -> Judge:
+    """Where there is none."""
+    raise MetricUnavailable("needs a classifier that judges images")
 
 
 @dataclass(frozen=True)
@@ -36,6 +69,9 @@ class Probe:
         loss: the data loss per sample [n].
         remember: ``remember(name, compute)`` keeps a number that depends on the problem and its reference models
             alone, never on ``model``; computed once per process.
+        keep: ``keep(name, compute)`` keeps a tensor that depends on ``model`` for the other metrics of the same row.
+        show: ``show(name, pixels)`` hands over images [n, c, h, w] in [0, 1], which become a PNG of the row.
+        judge: gives a classifier of the same dataset; trained (and kept in the store) when first asked for.
     """
 
     model: nn.Module
@@ -47,6 +83,9 @@ class Probe:
     seed: tuple[Any, ...] = ()
     loss: Loss = cross_entropy
     remember: Callable[[str, Callable[[], float]], float] = field(default=compute_anew)
+    keep: Callable[[str, Callable[[], Tensor]], Tensor] = field(default=compute_again)
+    show: Callable[[str, Tensor], None] = field(default=lambda name, pixels: None)
+    judge: Callable[[], Judge] = field(default=no_judge)
 
     @property
     def device(self) -> torch.device:

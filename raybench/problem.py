@@ -27,6 +27,7 @@ from raybench.spec import FILE, Choice, ProblemSpec
 from raybench.streamed import Rows, Streamed
 from raybench.subset import stratified
 from raybench.task import Facts
+from raybench.task_kinds import TaskKind, kind_of_model
 from raybench.weights import OPTION as WEIGHTS
 from raybench.weights import load_weights, without_weights
 
@@ -53,6 +54,11 @@ class Problem:
     clean: Split | None = None
     clean_digest: str = ""
     _parts: dict[int, dict[str, Tensor]] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def kind(self) -> TaskKind:
+        """What the model is trained to do."""
+        return kind_of_model(self.spec.model.name)
 
     def build(self) -> nn.Module:
         """A new network (weights from torch's global state: see ``seeding.seeded_globals``)."""

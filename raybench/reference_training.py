@@ -117,6 +117,7 @@ def train_order(order: Order, checkpoints: Checkpoints | None = None) -> tuple[d
         return passes.track(problem.build())
 
     entry = TRAININGS[training.kind] if training.kind != STANDARD else None
+    generator = torch_generator("training", seed, device=device)
     job = TrainingJob(
         train=order.data.private(torch_generator("order", seed, device=device)),
         recipe=make_recipe(problem.spec.recipe),
@@ -125,8 +126,9 @@ def train_order(order: Order, checkpoints: Checkpoints | None = None) -> tuple[d
         build=build,
         num_classes=problem.facts.num_classes,
         input_shape=problem.facts.input_shape,
-        generator=torch_generator("training", seed, device=device),
+        generator=generator,
         device=device,
+        loss=problem.kind.loss(generator),
     )
     warm_up(scratch, first_images(problem))
     clock = Clock(device)

@@ -124,7 +124,7 @@ class References:
         if key not in self._outputs:
             entry = self._store.get("outputs", key)
             if entry is None:
-                packed = pack(outputs_of(reference().model, problem.splits, FINAL_SPLITS))
+                packed = pack(outputs_of(reference().model, problem.splits, FINAL_SPLITS, problem.kind))
                 self._store.put("outputs", key, packed, {"reference": model_key})
             else:
                 packed = entry[0]

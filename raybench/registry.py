@@ -24,6 +24,9 @@ VALIDATION = "validation"
 # What kind of forget request a scenario makes, and a method can serve (``scope``).
 CLASS = "class"
 SAMPLE = "sample"
+# What a model is trained to do, and a method or a metric can serve (``task``, ``tasks``): see ``raybench.task_kinds``.
+CLASSIFICATION = "classification"
+DENOISING = "denoising"
 # How a metric is read (``direction``).
 HIGHER = "higher"
 LOWER = "lower"
@@ -33,7 +36,11 @@ ORACLES = "oracles"
 WORLDS = "worlds"
 HALF_WORLDS = "half_worlds"
 WHOLE_WORLDS = (WORLDS, HALF_WORLDS)
-WORDS = {"needs": frozenset({FORGET, RETAIN, VALIDATION}), "scope": frozenset({CLASS, SAMPLE})}
+WORDS = {
+    "needs": frozenset({FORGET, RETAIN, VALIDATION}),
+    "scope": frozenset({CLASS, SAMPLE}),
+    "tasks": frozenset({CLASSIFICATION, DENOISING}),
+}
 
 Fn = TypeVar("Fn", bound=Callable[..., Any])
 
@@ -66,6 +73,7 @@ class MethodEntry(Entry):
     hparams: type = NoParameters
     needs: frozenset[str] = frozenset()
     scope: frozenset[str] = frozenset({CLASS, SAMPLE})
+    tasks: frozenset[str] = frozenset({CLASSIFICATION})  # more where it takes the data loss from ``task.loss`` alone
     tiny: Mapping[str, Any] = field(default_factory=dict)  # overrides that make a test run small
     identity: bool = False  # declared to leave the weights alone
     reference: bool = False  # original and retrain: run as references, never searched
@@ -97,10 +105,12 @@ class ModelEntry(Entry):
     """``fn(num_classes, input_shape, **options) -> nn.Module`` that follows ``raybench.contract``.
 
     ``published``: the name of torchvision's model that has the same tensors in the same order, if there is one; its
-    weight files then fit too (``raybench.weights``).
+    weight files then fit too (``raybench.weights``). ``task``: what it is trained to do; only classifiers follow the
+    contract, a denoiser is ``model(x_t, t)`` as ``raybench.diffusion`` calls it.
     """
 
     published: str = ""
+    task: str = CLASSIFICATION
 
 
 @dataclass(frozen=True)
@@ -172,6 +182,7 @@ class MetricEntry(Entry):
     final_only: bool = False
     probe: bool = False
     pool: str = ""
+    tasks: frozenset[str] = frozenset({CLASSIFICATION})  # what kinds of model it measures
     attack: Attack | None = None  # of every number that comes from one membership attack
 
 
@@ -189,8 +200,8 @@ class Registry(Generic[E]):
         self._loaded = False
 
     def register(self, name: str, **metadata: Any) -> Callable[[Fn], Fn]:
-        """Decorator. A name that is taken, or a word that ``needs`` and ``scope`` do not have, raises ``ValueError``;
-        unknown metadata raises ``TypeError``."""
+        """Decorator. A name that is taken, or a word that ``needs``, ``scope`` and ``tasks`` do not have, raises
+        ``ValueError``; unknown metadata raises ``TypeError``."""
 
         def add(fn: Fn) -> Fn:
             for key, words in WORDS.items():

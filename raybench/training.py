@@ -209,6 +209,7 @@ class TrainingJob:
         hparams: the training's own hyperparameters, fixed by the spec.
         seed: of the weights; ``generator`` is for everything else that is random.
         observer: called after every step of ``fit``, off the record of the training itself.
+        loss: the data loss per sample [n].
     """
 
     train: Split
@@ -221,6 +222,7 @@ class TrainingJob:
     generator: torch.Generator
     device: torch.device
     observer: Callable[[int], None] | None = None
+    loss: Loss = cross_entropy
 
     def new_model(self, seed: int | None = None) -> nn.Module:
         """A freshly initialised network on the device, from ``seed`` (default: the job's)."""
@@ -237,11 +239,11 @@ class TrainingJob:
                 call(step)
 
         with seeded_globals(self.seed + 1):  # dropout draws from the global state
-            fit(model, self.train, recipe or self.recipe, after_step=after_step, **options)
+            fit(model, self.train, recipe or self.recipe, after_step=after_step, **{"loss": self.loss, **options})
 
 
 def train_standard(job: TrainingJob) -> Trained:
-    """The standard training: the recipe on cross-entropy. Makes original and retrained models alike."""
+    """The standard training: the recipe on the data loss. Makes original and retrained models alike."""
     model = job.new_model()
     job.fit(model)
     return Trained(model)

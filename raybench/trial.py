@@ -198,7 +198,7 @@ def _method(run: _Run) -> None:
     clock = Clock(device, limit)
     passes = PassCounter(retrained.model, problem.facts.input_shape)  # an own training may make another network
     curves = shop.settings.curves and spec.phase == FINAL
-    observer = Observer(spec.trial_id, problem.splits, clock.elapsed) if curves else None
+    observer = Observer(spec.trial_id, problem.splits, clock.elapsed, problem.kind) if curves else None
     assignment = Assignment(spec, shop, problem, entry, original, retrained, clock, passes, observer)
     task = assignment.task(0, None)
     warm_up(retrained.model, first_images(problem))
@@ -250,9 +250,9 @@ def _look(run: _Run, entry: MethodEntry, result: Callable[[Tensor], Tensor]) -> 
         if any(t.is_floating_point() and not bool(torch.isfinite(t).all()) for t in state):
             run.row |= {"status": "diverged", "reason": "the unlearned model has non-finite weights"}
             return
-    outputs = outputs_of(result, run.looked_at, splits_for(run.spec.phase != SEARCH))
+    outputs = outputs_of(result, run.looked_at, splits_for(run.spec.phase != SEARCH), run.problem.kind)
     # A class switched off by minus infinity is legal; a row without a finite maximum has no softmax.
-    if any(not bool(torch.isfinite(outputs[n].logits.amax(dim=1)).all()) for n in outputs if outputs.has(n)):
+    if any(not outputs[n].finite for n in outputs if outputs.has(n)):
         run.row |= {"status": "diverged", "reason": "the unlearned model has non-finite outputs"}
         return
     changed: bool | None = None
@@ -266,12 +266,13 @@ def _look(run: _Run, entry: MethodEntry, result: Callable[[Tensor], Tensor]) -> 
 def _evaluate(run: _Run, outputs: Outputs, model: nn.Module | None, changed: bool | None = None) -> None:
     spec, settings = run.spec, run.shop.settings
     retrained = run.shop.references.outputs(run.problem, run.retrained, spec.samples)
-    prober = Prober(model, run.original, run.retrained, run.problem, settings.evaluate_seed, run.shop.probed)
+    prober = Prober(model, run.original, run.retrained, run.problem, run.shop)
     probes = prober if spec.phase in (FINAL, REFERENCE) else None
     context = metric_context(spec, run.shop, run.problem)
     columns, missing = measure(settings.metrics, outputs, retrained, context, probes)
     run.row |= columns
     run.row["metrics_s"] = prober.seconds
+    _keep_images(run, prober.images)
     run.row["missing"] = to_json(missing) if missing else None
     run.row["forget_size"] = len(run.problem.splits["forget"])
     original = run.shop.references.outputs(run.problem, run.original, spec.samples)

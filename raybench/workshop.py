@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from raybench.content_store import ContentStore
 from raybench.data import RawData
@@ -19,7 +20,7 @@ from raybench.problem import Problem, load_data, make_problem
 from raybench.reference_training import Order
 from raybench.references import References, no_lease, refuse_shared
 from raybench.registry import load_plugins
-from raybench.spec import ProblemSpec
+from raybench.spec import Choice, ProblemSpec
 
 MEMORY_PROBLEMS = 6  # they share the images of a dataset, unless the scenario changes images
 
@@ -82,12 +83,13 @@ class Workshop:
         self.references = References(self.store, lease, train_shared)
         self.memory = OnceMemory()
         self.probed: dict[str, float | str] = {}  # what metrics found out about reference models
+        self.drawn: dict[str, dict[str, Tensor]] = {}  # and what they drew of retrained models, by the model's key
         self._problems: OrderedDict[str, Problem] = OrderedDict()
 
     def problem(self, spec: ProblemSpec) -> Problem:
         """The problem on its device; the few most recent ones stay."""
         if spec.id not in self._problems:
-            raw, checksum = self._data(spec)
+            raw, checksum = self.data(spec.dataset)
             if checksum != spec.checksum:
                 name = spec.dataset.label
                 raise UserError(
@@ -100,12 +102,12 @@ class Workshop:
         self._problems.move_to_end(spec.id)
         return self._problems[spec.id]
 
-    def _data(self, spec: ProblemSpec) -> tuple[RawData, str]:
-        """The dataset; a download happens once per node, the others wait for it."""
-        arguments = (spec.dataset, self.settings.data_root, self.settings.download)
+    def data(self, dataset: Choice) -> tuple[RawData, str]:
+        """The dataset and its checksum; a download happens once per node, the others wait for it."""
+        arguments = (dataset, self.settings.data_root, self.settings.download)
         if not self.settings.download:
             return load_data(*arguments)
-        with self.lease(f"download/{self.placement.node}/{spec.dataset.name}"):
+        with self.lease(f"download/{self.placement.node}/{dataset.name}"):
             return load_data(*arguments)
 
     def device(self, device_type: str) -> torch.device:

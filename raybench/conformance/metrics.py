@@ -16,7 +16,7 @@ import torch
 from raybench.conformance.rules import Broken, Case, NotHere, function_and_key_are_one_word, hold
 from raybench.errors import MetricUnavailable
 from raybench.outputs import MetricContext, Outputs, SplitOutputs
-from raybench.registry import HIGHER, LOWER, MATCH_RETRAINED, METRICS, WHOLE_WORLDS, MetricEntry
+from raybench.registry import CLASSIFICATION, HIGHER, LOWER, MATCH_RETRAINED, METRICS, WHOLE_WORLDS, MetricEntry
 from raybench.testing import make_probe
 
 SIZES = {"retain": 400, "forget": 150, "validation": 160, "test": 300}
@@ -111,6 +111,8 @@ def _in_range(entry: MetricEntry, value: Any) -> None:
 def probe_gives_a_number_in_range_the_same_each_time(name: str) -> None:
     """On the original of a small trained problem."""
     entry, context = METRICS[name], MetricContext(10, forget_classes=(0,))
+    if CLASSIFICATION not in entry.tasks:
+        raise NotHere(f"measures models of {' and '.join(sorted(entry.tasks))}, and the trained problem is another")
     state = torch.get_rng_state()
     try:
         first, again = (entry.fn(make_probe(**PROBED), context) for _ in range(2))

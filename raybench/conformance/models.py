@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from raybench.conformance.rules import Case, NotHere, function_and_key_are_one_word, hold
 from raybench.contract import Shape, broken_rules
+from raybench.diffusion import STEPS
 from raybench.errors import UserError
-from raybench.registry import MODELS
+from raybench.registry import CLASSIFICATION, MODELS
 from raybench.seeding import seeded_globals
+from raybench.task_kinds import TASK_KINDS
 
 SHAPES: tuple[Shape, ...] = ((1, 28, 28), (3, 32, 32))
 CLASSES = 7
@@ -21,7 +23,8 @@ CLASSES = 7
 def cases(name: str) -> Iterator[Case]:
     """The checks of one model, on grey and on colour images."""
     yield Case(function_and_key_are_one_word, (MODELS[name],))
-    for check in (keeps_the_contract, every_parameter_learns, samples_do_not_see_each_other):
+    contract = keeps_the_contract if MODELS[name].task == CLASSIFICATION else predicts_noise
+    for check in (contract, every_parameter_learns, samples_do_not_see_each_other):
         yield from (Case(check, (name, shape)) for shape in SHAPES)
     yield Case(seed_decides_the_weights_and_nothing_else_does, (name,))
 
@@ -47,10 +50,20 @@ def keeps_the_contract(name: str, shape: Shape) -> None:
     hold(not rules, "; ".join(rules))
 
 
+def predicts_noise(name: str, shape: Shape) -> None:
+    """A denoiser gives finite noise of the images' shape at any step, and it depends on the step."""
+    model, x = build(name, shape).eval(), noise(shape)
+    with torch.no_grad():
+        early, late = (model(x, torch.full((len(x),), t)) for t in (0, STEPS - 1))
+    hold(early.shape == x.shape, f"the noise must have the shape {list(x.shape)}, has {list(early.shape)}")
+    hold(bool(torch.isfinite(early).all() and torch.isfinite(late).all()), "the noise must be finite")
+    hold(not torch.equal(early, late), "the step does not matter")
+
+
 def every_parameter_learns(name: str, shape: Shape) -> None:
     """A gradient that is not zero reaches all of them."""
-    model = build(name, shape).train()
-    nn.functional.cross_entropy(model(noise(shape, 8)), torch.arange(8) % CLASSES).backward()
+    model, loss = build(name, shape).train(), TASK_KINDS[MODELS[name].task].loss(torch.Generator().manual_seed(0))
+    loss(model, (noise(shape, 8), torch.arange(8) % CLASSES)).mean().backward()
     still = [key for key, p in model.named_parameters() if p.grad is None or not bool(p.grad.abs().sum() > 0)]
     hold(not still, f"no gradient reaches {', '.join(still)}")
 
@@ -60,7 +73,7 @@ def samples_do_not_see_each_other(name: str, shape: Shape) -> None:
     model, x = build(name, shape).double().eval(), noise(shape).double()
     with torch.no_grad():
         apart = float((model(x)[1:2] - model(x[1:2])).abs().max())
-    hold(apart < 1e-7, f"the logits of an image move by {apart:.2g} with the other images of its batch")
+    hold(apart < 1e-7, f"the output of an image moves by {apart:.2g} with the other images of its batch")
 
 
 def seed_decides_the_weights_and_nothing_else_does(name: str) -> None:

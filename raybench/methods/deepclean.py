@@ -11,7 +11,7 @@ from torch import nn
 
 from raybench.mechanisms.masking import selected_share
 from raybench.mechanisms.selective_reset import reset_and_finetune, select_by_fisher
-from raybench.registry import FORGET, METHODS, RETAIN
+from raybench.registry import CLASSIFICATION, DENOISING, FORGET, METHODS, RETAIN
 from raybench.space import nuisance, scientific
 from raybench.task import UnlearningTask
 
@@ -72,6 +72,7 @@ class DeepCleanHparams:
     label="DeepClean",
     paper="arXiv:2311.10448",
     needs={FORGET, RETAIN},
+    tasks={CLASSIFICATION, DENOISING},
     tiny={"epochs": 2, "fisher_samples": 100},
     complexity="N_f + N_r + E N_r",
     batch_norm="move unless bn_buffers: freeze",

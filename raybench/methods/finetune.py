@@ -9,7 +9,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from torch import nn
 
 from raybench.mechanisms.finetuning import train
-from raybench.registry import METHODS, RETAIN
+from raybench.registry import CLASSIFICATION, DENOISING, METHODS, RETAIN
 from raybench.space import nuisance, scientific
 from raybench.task import UnlearningTask
 
@@ -38,6 +38,7 @@ class FinetuneHparams:
     label="Fine-tune",
     paper="arXiv:1911.04933",
     needs={RETAIN},
+    tasks={CLASSIFICATION, DENOISING},
     tiny={"epochs": 2},
     complexity="E N_r",
     batch_norm="move",

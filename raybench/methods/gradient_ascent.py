@@ -9,7 +9,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from torch import nn
 
 from raybench.mechanisms.finetuning import train
-from raybench.registry import FORGET, METHODS
+from raybench.registry import CLASSIFICATION, DENOISING, FORGET, METHODS
 from raybench.space import nuisance, scientific
 from raybench.task import UnlearningTask
 
@@ -42,6 +42,7 @@ class GradientAscentHparams:
     label="GA",
     paper="arXiv:2109.13398",
     needs={FORGET},
+    tasks={CLASSIFICATION, DENOISING},
     tiny={"epochs": 2},
     complexity="E N_f",
     batch_norm="read unless eval_mode: false",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from raybench.registry import METHODS, NoParameters
+from raybench.registry import CLASSIFICATION, DENOISING, METHODS, NoParameters
 from raybench.task import UnlearningTask
 
 
@@ -12,6 +12,7 @@ from raybench.task import UnlearningTask
     "original",
     label="Original",
     needs=set(),
+    tasks={CLASSIFICATION, DENOISING},
     identity=True,
     reference=True,
     complexity="0",

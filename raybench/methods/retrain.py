@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from raybench.registry import METHODS, RETAIN, NoParameters
+from raybench.registry import CLASSIFICATION, DENOISING, METHODS, RETAIN, NoParameters
 from raybench.task import UnlearningTask
 from raybench.training import fit
 
@@ -13,6 +13,7 @@ from raybench.training import fit
     "retrain",
     label="Retrain",
     needs={RETAIN},
+    tasks={CLASSIFICATION, DENOISING},
     reference=True,
     fresh=True,
     complexity="E N_r",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from raybench.mechanisms.rewind_loop import check_settings, rewind_by_history
 from raybench.mechanisms.rewinding import HISTORY, load_predictors
-from raybench.registry import FORGET, METHODS
+from raybench.registry import CLASSIFICATION, DENOISING, FORGET, METHODS
 from raybench.space import nuisance, scientific
 from raybench.task import UnlearningTask
 
@@ -47,6 +47,7 @@ class RewindHparams:
     label="Rewind (InvWNN)",
     paper="doi:10.1609/aaai.v39i25.34822",
     needs={FORGET},
+    tasks={CLASSIFICATION, DENOISING},
     tiny={"rewinds": 1, "warmup_epochs": 1, "lr": 1e-3},
     complexity="rewinds x (warm-up + 14) x N_f",
     batch_norm="read unless batch_norm: train",

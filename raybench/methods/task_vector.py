@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from raybench.mechanisms.rewind_loop import check_settings, rewind_by_history
 from raybench.mechanisms.rewinding import CONV, HISTORY
-from raybench.registry import FORGET, METHODS
+from raybench.registry import CLASSIFICATION, DENOISING, FORGET, METHODS
 from raybench.space import nuisance, scientific
 from raybench.task import UnlearningTask
 
@@ -52,6 +52,7 @@ class TaskVectorHparams:
     label="Task vector",
     paper="arXiv:2212.04089",
     needs={FORGET},
+    tasks={CLASSIFICATION, DENOISING},
     tiny={"rewinds": 1, "warmup_epochs": 1, "lr": 1e-3},
     complexity="rewinds x (warm-up + 14) x N_f",
     batch_norm="read unless batch_norm: train",

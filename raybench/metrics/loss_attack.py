@@ -13,8 +13,9 @@ import math
 from raybench.mechanisms.attacks import attack_accuracy, attack_auc, attack_balanced_accuracy, attack_tpr
 from raybench.metrics._splits import unseen, usable
 from raybench.outputs import MetricContext, Outputs
-from raybench.registry import METRICS, Attack
+from raybench.registry import CLASSIFICATION, DENOISING, METRICS, Attack
 
+BOTH = {CLASSIFICATION, DENOISING}  # any loss per sample will do
 FALSE_POSITIVE_RATE = 0.01
 LOW_FALSE_POSITIVE_RATE = 0.001
 SIDES = "D_f against held-out of the same classes"
@@ -28,7 +29,7 @@ REGRESSION = Attack(
 )
 
 
-@METRICS.register("loss_attack_auc", label="Loss attack AUC", paper="arXiv:1709.01604", attack=THRESHOLD)
+@METRICS.register("loss_attack_auc", label="Loss attack AUC", paper="arXiv:1709.01604", attack=THRESHOLD, tasks=BOTH)
 def loss_attack_auc(outputs: Outputs, context: MetricContext) -> float:
     """Probability that a random forget sample has a lower loss than a random unseen one, ties one half.
 
@@ -37,7 +38,9 @@ def loss_attack_auc(outputs: Outputs, context: MetricContext) -> float:
     return attack_auc(usable(outputs, "forget").losses, unseen(outputs, context).losses)
 
 
-@METRICS.register("loss_attack_accuracy", label="Loss attack accuracy", paper="arXiv:2302.09880", attack=REGRESSION)
+@METRICS.register(
+    "loss_attack_accuracy", label="Loss attack accuracy", paper="arXiv:2302.09880", attack=REGRESSION, tasks=BOTH
+)
 def loss_attack_accuracy(outputs: Outputs, context: MetricContext) -> float:
     """Cross-validated accuracy of a logistic regression on the loss, D_f against as many unseen samples.
 
@@ -59,6 +62,7 @@ def loss_attack_accuracy(outputs: Outputs, context: MetricContext) -> float:
     attack=dataclasses.replace(
         THRESHOLD, fit_on="D_r: its mean loss is the threshold", reported_quantity="balanced accuracy"
     ),
+    tasks=BOTH,
 )
 def loss_attack_balanced_accuracy(outputs: Outputs, context: MetricContext) -> float:
     """Balanced accuracy of "member if the loss is below the mean loss of the retain set", D_f against unseen samples.
@@ -75,6 +79,7 @@ def loss_attack_balanced_accuracy(outputs: Outputs, context: MetricContext) -> f
     label="Loss attack TPR at 1 % FPR",
     paper="arXiv:2112.03570",
     attack=dataclasses.replace(THRESHOLD, reported_quantity="share of D_f found at 1 % false positives"),
+    tasks=BOTH,
 )
 def loss_attack_tpr(outputs: Outputs, context: MetricContext) -> float:
     """Share of D_f found by the loss threshold that accuses at most 1 % of the unseen samples; blind: 0.01."""
@@ -86,6 +91,7 @@ def loss_attack_tpr(outputs: Outputs, context: MetricContext) -> float:
     label="Loss attack TPR at 0.1 % FPR",
     paper="arXiv:2112.03570",
     attack=dataclasses.replace(THRESHOLD, reported_quantity="share of D_f found at 0.1 % false positives"),
+    tasks=BOTH,
 )
 def loss_attack_tpr_permille(outputs: Outputs, context: MetricContext) -> float:
     """Share of D_f found by the loss threshold that accuses at most 0.1 % of the unseen samples; blind: 0.001.
