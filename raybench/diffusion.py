@@ -67,12 +67,20 @@ def ddim_step(
 
 @torch.no_grad()
 def ddim_sample(
-    model: NoiseModel, noise: Tensor, steps: int, low: Tensor | float, high: Tensor | float, batch_size: int = 256
+    model: NoiseModel,
+    noise: Tensor,
+    steps: int,
+    low: Tensor | float,
+    high: Tensor | float,
+    *,
+    eta: float = 0.0,
+    generator: torch.Generator | None = None,
+    batch_size: int = 250,
 ) -> Tensor:
-    """Images [n, C, H, W] from ``noise`` of that shape by ``steps`` deterministic DDIM steps, evenly spread.
+    """Images [n, C, H, W] from ``noise`` of that shape by ``steps`` DDIM steps, evenly spread.
 
-    The predicted image is clamped to what pixels can be, ``low`` to ``high``, at each step (as DDPM's code does).
-    Deterministic: the noise decides.
+    The predicted image is clamped to what pixels can be, ``low`` to ``high``, at each step. With ``eta`` 0 the noise
+    decides alone; above, each step draws more from ``generator``.
     """
     times = torch.linspace(STEPS - 1, 0, steps, device=noise.device).round().long().tolist()
     images = []
@@ -81,7 +89,8 @@ def ddim_sample(
             t, before = (torch.full((len(x),), step, device=x.device) for step in (now, then))
             kept = _at(t, x)
             x0 = ((x - (1.0 - kept).sqrt() * model(x, t)) / kept.sqrt()).clamp(low, high)
-            x = ddim_step(x, x0, t, before)
+            more = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype) if eta else None
+            x = ddim_step(x, x0, t, before, eta, more)
         images.append(x)
     return torch.cat(images)
 
