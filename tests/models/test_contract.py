@@ -8,11 +8,11 @@ from torch import nn
 
 from raybench.contract import Classifier, broken_rules
 from raybench.errors import UserError
-from raybench.registry import MODELS
+from raybench.registry import CLASSIFICATION, MODELS
 from raybench.seeding import seeded_globals
 
 FAMILIES = ("timm", "torchvision")  # one name of each stands for all: tests/models/test_adapted.py
-ENTRIES = [entry for entry in MODELS if entry.name not in FAMILIES]
+ENTRIES = [entry for entry in MODELS if entry.name not in FAMILIES and entry.task == CLASSIFICATION]
 SHAPES = [(1, 28, 28), (3, 32, 32)]
 TRANSFORMER = {"width": 8, "depth": 2, "heads": 2}
 WIDTHS = {

@@ -112,7 +112,8 @@ def test_sinusoids() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"), [({"width": 12}, "a multiple of 8, got 12"), ({"patch": 3}, "must divide"), ({"patch": 28}, "two")]
+    ("options", "said"),
+    [({"width": 12}, "a multiple of 8, got 12"), ({"patch": 3}, "must divide"), ({"patch": 28}, "into two")],
 )
 def test_sizes_that_do_not_fit(options, said) -> None:
     with pytest.raises(UserError, match=said):
