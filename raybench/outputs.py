@@ -203,7 +203,6 @@ class MetricContext:
 
     num_classes: int
     held_out: str = "test"
-    task: str = CLASSIFICATION  # what the problem's model is trained to do
     forget_classes: tuple[int, ...] = ()
     evaluate_seed: int = 0
     extras: Mapping[str, float] = field(default_factory=dict)
@@ -211,6 +210,7 @@ class MetricContext:
     oracles: Callable[[], Sequence[Outputs]] = tuple
     shadows: Callable[[], Sequence[Shadow]] = tuple
     worlds: Callable[[], Worlds] = no_worlds
+    task: str = CLASSIFICATION  # what the problem's model is trained to do
 
     def unseen(self, outputs: Outputs) -> SplitOutputs:
         """Never-trained samples of the same class mix as the forget set: the forgotten classes' held-out
