@@ -108,7 +108,7 @@ class Assignment:
             if forget is whole:
                 return found
             at = forget.positions_in(whole).cpu()
-            return SplitOutputs(found.logits[at], found.labels[at])
+            return found.at(at)
 
         return stopping_rule(self.spec.stop, forget, retrained)
 

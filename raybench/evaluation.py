@@ -40,7 +40,7 @@ def part_of(outputs: Outputs, positions: Mapping[str, Tensor]) -> Outputs:
     found = {name: outputs[name] for name in outputs if outputs.has(name)}
     for name, at in positions.items():
         if name in found:
-            found[name] = SplitOutputs(found[name].logits[at], found[name].labels[at])
+            found[name] = found[name].at(at)
     return Outputs(found)
 
 

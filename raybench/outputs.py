@@ -49,6 +49,13 @@ class SplitOutputs:
     def __len__(self) -> int:
         return int(self.labels.numel())
 
+    def at(self, positions: Tensor) -> SplitOutputs:
+        """The samples at ``positions`` (int64), in that order."""
+        losses = self.sample_losses
+        return SplitOutputs(
+            self.logits[positions], self.labels[positions], losses if losses is None else losses[positions]
+        )
+
     @property
     def said(self) -> Tensor:
         """All that the model said: float32 [n, K], or [n, 1] without classes."""

@@ -84,6 +84,12 @@ def test_packed_and_unpacked() -> None:
     assert unpack(pack(classes))["test"].sample_losses is None
 
 
+def test_a_part_keeps_its_losses() -> None:
+    part = all_at(0.2)["test"].at(torch.tensor([5, 2]))
+    assert torch.equal(part.losses, all_at(0.2)["test"].losses[[5, 2]])
+    assert (len(part), part.said.shape) == (2, (2, 1))
+
+
 @pytest.mark.parametrize("name", ["correct", "log_probabilities", "probabilities", "phi", "confidences"])
 def test_what_needs_classes_has_a_reason(name: str) -> None:
     with pytest.raises(MetricUnavailable, match="needs classes"):
