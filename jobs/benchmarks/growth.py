@@ -179,6 +179,13 @@ def in_own_process(cells: int) -> dict[str, Any]:
     return found
 
 
+def add_row(path: Path, row: dict[str, Any]) -> None:
+    """At once, so that a benchmark that is cut off leaves what it measured."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    earlier = [pd.read_parquet(path)] if path.exists() else []
+    pd.concat([*earlier, pd.DataFrame([row])], ignore_index=True).to_parquet(path, index=False)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, nargs="*", default=[100, 1_000, 10_000, 100_000])
@@ -200,6 +207,7 @@ def main() -> None:
                 "measured_at": datetime.datetime.now(datetime.UTC),
             }
         )  # fmt: skip
+        add_row(given.out, rows[-1])
         print(", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True)
 
     for cells in given.cells:
@@ -214,10 +222,6 @@ def main() -> None:
     hidden = ["git_commit", "measured_at", "cores", "kind"]
     for _, group in found.groupby("kind", sort=False):
         print("\n" + group.dropna(axis=1, how="all").drop(columns=hidden).to_string(index=False, float_format="%.4g"))
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    if given.out.exists():
-        found = pd.concat([pd.read_parquet(given.out), found], ignore_index=True)
-    found.to_parquet(given.out, index=False)
 
 
 if __name__ == "__main__":

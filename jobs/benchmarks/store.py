@@ -196,6 +196,13 @@ def measure(rows: int, problems: int, repeats: int) -> Iterator[tuple[str, float
     yield "peak memory", peak, "MB", 0.0, "making the rows, compacting, two readers"
 
 
+def add_row(path: Path, row: dict[str, Any]) -> None:
+    """At once, so that a benchmark that is cut off leaves what it measured."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    earlier = [pd.read_parquet(path)] if path.exists() else []
+    pd.concat([*earlier, pd.DataFrame([row])], ignore_index=True).to_parquet(path, index=False)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
@@ -215,24 +222,17 @@ def main() -> None:
                 "measured_at": datetime.datetime.now(datetime.UTC),
             }
         )  # fmt: skip
-        print(
-            f"{what}: {value:.4g} {unit} ({cpu:.3g} process s, {note}, load {rows[-1]['machine_load']:.1f})", flush=True
-        )
+        add_row(given.out, rows[-1])
+        load = rows[-1]["machine_load"]
+        print(f"{what}: {value:.4g} {unit} ({cpu:.3g} process s, {note}, load {load:.1f})", flush=True)
     found = pd.DataFrame(rows)
     best = [
         group.sort_values("value", ascending=not group["more_is_better"].iloc[0]).iloc[0]
         for _, group in found.groupby("what", sort=False)
     ]
     print("\nbest of each")
-    print(
-        pd.DataFrame(best)[["what", "floor", "value", "unit", "process_s", "note", "machine_load"]].to_string(
-            index=False
-        )
-    )
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    if given.out.exists():
-        found = pd.concat([pd.read_parquet(given.out), found], ignore_index=True)
-    found.to_parquet(given.out, index=False)
+    shown = ["what", "floor", "value", "unit", "process_s", "note", "machine_load"]
+    print(pd.DataFrame(best)[shown].to_string(index=False))
 
 
 if __name__ == "__main__":
