@@ -9,8 +9,8 @@ with Ray's start and the finals in it; a method's share of that time is its shar
 before and after the peer's, so that a machine that gets busier or idler hurts both. ``best`` is the smallest mean gap
 of retain, forget and validation accuracy to the retrained model. A large part of the ratio is the second core;
 ``ratio_per_core`` leaves it out. With ``--serial`` ours runs in one process without Ray and both sides are measured in
-process seconds, which other users of the machine change little: then the ratio is per core. Adds rows to
-``results/performance/against_peer.parquet``.
+process seconds, which other users of the machine change little, all at the same time: then the ratio is per core. Adds
+rows to ``results/performance/against_peer.parquet``.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +91,15 @@ def prepared(spec: dict[str, Any], folder: Path, store: Path, data: str | None) 
 def timed(command: list[str], serial: bool) -> tuple[float, str]:
     """Seconds of a command (process seconds of it where ``serial``) and what it said."""
     one = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=one)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return cpu if serial else time.perf_counter() - began, said.stdout
+    began = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=one)
+    assert process.stdout is not None
+    said = process.stdout.read()
+    _, status, used = os.wait4(process.pid, 0)  # of this child alone, whatever others run beside it
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return used.ru_utime + used.ru_stime if serial else time.perf_counter() - began, said
 
 
 def ours(
@@ -116,9 +121,10 @@ def ours(
 
 
 def theirs(folder: Path, method: str, trials: int, serial: bool) -> tuple[float, float]:
-    """(seconds, best mean gap) of one study in its own process."""
+    """(seconds, best mean gap) of one study in its own process; process seconds are without the process's start."""
     seconds, said = timed([sys.executable, str(PLAIN), str(folder), method, str(trials)], serial)
-    return seconds, json.loads(said.splitlines()[-1])["best"]
+    told = json.loads(said.splitlines()[-1])
+    return told["search_s"] if serial else seconds, told["best"]
 
 
 def benchmark(given: Any) -> list[dict[str, Any]]:
@@ -127,19 +133,30 @@ def benchmark(given: Any) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root)
         floor = prepared(spec, folder, folder / "store", data)
-        mine, plain = [], {}
-        for turn in (0, 1):
+
+        def own(turn: int) -> dict[str, tuple[float, float]]:
             copied = folder / f"store{turn}"
-            subprocess.run(["cp", "-r", str(folder / "store"), str(copied)], check=True)
-            mine.append(ours(spec, folder, copied, data, given))
-            if turn == 0:
-                plain = {method: theirs(folder, method, given.trials, given.serial) for method in METHODS}
+            shutil.copytree(folder / "store", copied)
+            return ours(spec, folder, copied, data, given)
+
+        def plain(method: str) -> tuple[float, float]:
+            return theirs(folder, method, given.trials, given.serial)
+
+        if given.serial:  # process seconds: all at once, so that every one meets the same machine
+            with ThreadPoolExecutor(len(METHODS) + 1) as pool:
+                first = pool.submit(own, 0)
+                studies = dict(zip(METHODS, pool.map(plain, METHODS), strict=True))
+                mine = [first.result()]
+        else:
+            mine = [own(0)]
+            studies = {method: plain(method) for method in METHODS}
+            mine.append(own(1))
     slots, shown = (1, "process") if given.serial else (given.slots, "wall")
     shared = {"trials": given.trials, "slots": slots, "seconds": shown, "train_size": given.train_size, "floor": floor}
     rows = []
     for method in METHODS:
         seconds = [found[method][0] for found in mine]
-        ratios = sorted(plain[method][0] / value for value in seconds)
+        ratios = sorted(studies[method][0] / value for value in seconds)
         rows.append(
             {
                 "method": method,
@@ -148,9 +165,9 @@ def benchmark(given: Any) -> list[dict[str, Any]]:
                 "ratio_high": ratios[-1],
                 "ratio_per_core": statistics.mean(ratios) / slots,
                 "trials_per_hour": 3600 * given.trials / statistics.mean(seconds),
-                "their_trials_per_hour": 3600 * given.trials / plain[method][0],
+                "their_trials_per_hour": 3600 * given.trials / studies[method][0],
                 "best": min(found[method][1] for found in mine),
-                "their_best": plain[method][1],
+                "their_best": studies[method][1],
                 **shared,
                 **circumstances(),
             }
