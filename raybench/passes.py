@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from raybench.device_memory import reset_peak
+
 COUNTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -78,7 +80,7 @@ class Clock:
         """Take the device's peak memory into account, and begin to measure it anew."""
         if self.device.type == "cuda":
             self.peak_memory = max(self.peak_memory, torch.cuda.max_memory_allocated(self.device))
-            torch.cuda.reset_peak_memory_stats(self.device)
+            reset_peak()
 
     def tick(self) -> None:
         """Raise ``TimeLimit`` once the limit has passed."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from raybench.content_store import state_of
 from raybench.data import Split
+from raybench.device_memory import reset_peak
 from raybench.distributed import Checkpoints, fit_shared
 from raybench.passes import Clock, PassCounter, warm_up
 from raybench.problem import Problem
@@ -134,7 +135,7 @@ def train_order(order: Order, checkpoints: Checkpoints | None = None) -> tuple[d
     clock = Clock(device)
     started_at = time.time()
     if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+        reset_peak()
     clock.start()
     if checkpoints is not None:
         trained, cost = _share(job, checkpoints, clock, passes)

@@ -245,7 +245,10 @@ class _Starter:
     def _start(self) -> Executor:
         prepared, options = self._prepared, self._options
         if options.serial:
-            return SerialExecutor(self._store, prepared.settings)
+            cuda = prepared.plan.device_type == "cuda"
+            return SerialExecutor(
+                self._store, prepared.settings, share=prepared.experiment.resources["gpu"] if cuda else 1.0
+            )
         from raybench.cluster.scheduler import RayExecutor
         from raybench.cluster.session import Session
 

@@ -3,11 +3,14 @@ an executor is: the cluster has the other one (``raybench.cluster.scheduler``)."
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from raybench.board import Board
+from raybench.device_memory import limit_memory
 from raybench.leaderboard.store import ResultStore
 from raybench.ledger import MEASURE, Request, Row
 from raybench.measuring import measure_trial, receipt
@@ -54,13 +57,16 @@ class Executor(Protocol):
 
 
 class SerialExecutor:
-    """One trial after the other, here."""
+    """One trial after the other, here. ``share``: of the GPU, as the spec says it. Below 1 other processes may be on
+    the device too, so this one keeps to its share of the memory and its rows do not say ``exclusive``."""
 
-    def __init__(self, store: ResultStore, settings: Settings) -> None:
+    def __init__(self, store: ResultStore, settings: Settings, share: float = 1.0) -> None:
         self._store = store
-        self._shop = Workshop(
-            settings, placement=Placement(exclusive=True), train_shared=lambda order: train_here(settings, order)
-        )
+        if share < 1:
+            limit_memory(share)
+        placement = Placement(exclusive=share >= 1)
+        self._shop = Workshop(settings, placement=placement, train_shared=lambda order: train_here(settings, order))
+        self._shop.end_process = self._end
         self.ask: Ask = ask_optuna
         self._load = Load(0, 0, 1)
 
@@ -93,6 +99,20 @@ class SerialExecutor:
 
     def close(self) -> None:
         """Nothing was started."""
+
+    def _end(self, row: dict[str, Any]) -> None:
+        """For the watchdog: this process is all that there is, so the run ends with it. The row is kept, so the same
+        command goes on behind it."""
+        try:
+            self._store.append([row])
+            print(
+                f"raybench: trial {row['trial_id']} ({row['method']}) {row['reason']}; its row is kept, run the same "
+                "command again to go on",
+                file=sys.stderr,
+                flush=True,
+            )
+        finally:
+            os._exit(1)
 
     def _run(self, request: Request) -> Row:
         if MEASURE in request.context:

@@ -27,6 +27,7 @@ from raybench.appraisal import metric_context
 from raybench.assignment import Assignment
 from raybench.content_store import state_of
 from raybench.data import Split
+from raybench.device_memory import begin, context_bytes, most_reserved, reset_peak
 from raybench.errors import StorageError
 from raybench.evaluation import measure, outputs_of, pack, splits_for
 from raybench.folder import open_folder
@@ -47,6 +48,7 @@ from raybench.spec import CLEAN, FINAL, ORACLE, REFERENCE, SEARCH, SHADOW, Trial
 from raybench.stopping import MAX_STEPS, TARGET
 from raybench.task import Stop
 from raybench.version import __version__
+from raybench.watchdog import Watchdog
 from raybench.workshop import Workshop, WrongDevice
 
 MIN_TIME_LIMIT_S = 600.0
@@ -92,9 +94,12 @@ def run_trial(spec: TrialSpec, context: Mapping[str, Any], shop: Workshop) -> di
     checksum on this node), ``StorageError`` and interrupts leave this function.
     """
     started, clock0 = datetime.datetime.now(datetime.UTC), time.perf_counter()
+    cuda = spec.problem.device_type == "cuda" and not context.get("skip")
     if not context.get("skip"):
         with threadpool_limits(spec.problem.threads):  # some scenarios compute much
             shop.problem(spec.problem)  # data that are not here are the run's trouble, not this trial's
+    if cuda:
+        begin()
     torch.set_num_threads(spec.problem.threads)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True  # a search is told these numbers, so they should come again
@@ -117,9 +122,19 @@ def run_trial(spec: TrialSpec, context: Mapping[str, Any], shop: Workshop) -> di
     except Exception as error:  # a bug in a trial is a row with its reason, never a lost run
         row |= {"status": "failed", "reason": reason_of(error)}
         log_event("raised", spec.trial_id, error=error)
+    if cuda and row["status"] != "failed" and not row["cached"]:  # loading a model is not the training of it
+        row["footprint"] = _footprint(spec, shop)
     row["wall_s"] = time.perf_counter() - clock0
     log_event("finished", spec.trial_id, status=row["status"], reason=row.get("reason"), wall_s=row["wall_s"])
     return row
+
+
+def _footprint(spec: TrialSpec, shop: Workshop) -> int:
+    """Bytes of the device that this process held at most; remembered for the trials that will share one."""
+    alone = shop.placement.exclusive
+    shop.footprints.note(spec, most_reserved(), context_bytes() if alone else None)
+    known = shop.footprints.get(spec)
+    return most_reserved() + (known.context if known is not None else 0)
 
 
 def failed_row(spec: TrialSpec, context: Mapping[str, Any], shop: Workshop, reason: str) -> dict[str, Any]:
@@ -203,11 +218,12 @@ def _method(run: _Run) -> None:
     task = assignment.task(0, None)
     warm_up(retrained.model, first_images(problem))
     if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+        reset_peak()
     run.row["artefact_bytes"] = original.record["artefact_bytes"]
     hparams: Any = resolve(entry.hparams, spec.hparams, spec.method)
     result: Any = None
     clock.start()
+    watchdog = Watchdog(clock, _giving_up(run, clock))
     try:
         with seeded_globals(spec.unlearn_seed + 1):  # dropout and initialisers can draw from the global state only
             for number in range(len(problem.requests)):
@@ -219,10 +235,12 @@ def _method(run: _Run) -> None:
                 except Stop as stop:
                     result = stop.model
                     run.row["stop_reason"] = TARGET
+        watchdog.close()
         clock.stop()
     except TimeLimit as limit_passed:
         run.row |= {"status": "timeout", "reason": str(limit_passed)}
     finally:
+        watchdog.close()
         clock.stop()
         clock.note_peak()
         peak = clock.peak_memory if device.type == "cuda" else None
@@ -241,6 +259,27 @@ def _method(run: _Run) -> None:
             _look(run, entry, result)
     if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+def _giving_up(run: _Run, clock: Clock) -> Callable[[str], None] | None:
+    """What the watchdog does with a process that it cannot get back: the trial's row first, then its end."""
+    end = run.shop.end_process
+    if end is None:
+        return None
+
+    def give_up(reason: str) -> None:
+        seconds = {"unlearn_s": clock.elapsed(), "wall_s": clock.elapsed()}
+        row = {
+            **run.row,
+            **seconds,
+            "status": "timeout",
+            "reason": reason,
+            "retrain_s": run.retrained.record["train_s"],
+        }
+        log_event("gave up", run.spec.trial_id, reason=reason)
+        end(row)
+
+    return give_up
 
 
 def _look(run: _Run, entry: MethodEntry, result: Callable[[Tensor], Tensor]) -> None:

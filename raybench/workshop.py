@@ -6,6 +6,7 @@ import platform
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 from raybench.content_store import ContentStore
 from raybench.data import RawData
 from raybench.errors import UserError
+from raybench.footprint import Footprints
 from raybench.heap import keep_freed_memory
 from raybench.logs import open_log
 from raybench.once import Lease, OnceMemory
@@ -81,6 +83,8 @@ class Workshop:
         self.lease = lease
         self.store = ContentStore(settings.store)
         self.references = References(self.store, lease, train_shared)
+        self.footprints = Footprints(settings.store)
+        self.end_process: Callable[[dict[str, Any]], None] | None = None  # keeps a row and ends this process
         self.memory = OnceMemory()
         self.probed: dict[str, float | str] = {}  # what metrics found out about reference models
         self.drawn: dict[str, dict[str, Tensor]] = {}  # and what they drew of retrained models, by the model's key

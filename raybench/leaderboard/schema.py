@@ -113,6 +113,7 @@ CORE: tuple[Column, ...] = (
     _cost("backward_passes", REAL, "samples", "backward sample passes", same=True),
     _cost("retrain_share", REAL, "ratio", "sample passes as a share of a retraining's", same=True),
     _cost("peak_memory", INT, "bytes", "peak device memory; null on CPU"),
+    _cost("footprint", INT, "bytes", "most device memory of the trial's process, CUDA's own included; null on CPU"),
     _cost("exclusive", BOOL, "", "nothing else ran on the device"),
     _cost("threads", INT, "count", "CPU threads of the trial", same=True),
     _provenance("raybench_version", TEXT, "version of raybench"),

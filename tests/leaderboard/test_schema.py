@@ -27,7 +27,7 @@ def test_column_names_are_the_documented_ones():
     method_version variant original_kind phase train_seed unlearn_seed evaluate_seed hparams spec selected_on
     selected_by tuned_here status reason stop_reason gates unlearn_s cpu_s shared_s retrain_s speedup
     original_train_s artefact_bytes tuning_s metrics_s forward_passes backward_passes retrain_share peak_memory
-    exclusive threads raybench_version torch_version ray_version cuda_version device_type device_name
+    footprint exclusive threads raybench_version torch_version ray_version cuda_version device_type device_name
     device_ids node pid git_commit started_at wall_s cached reported
     """
     assert list(s.CORE_NAMES) == documented.split()
