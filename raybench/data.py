@@ -108,7 +108,7 @@ class Pixels:
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 or [0, 1] float images [n, c, h, w] to normalised float32."""
         if images.dtype == torch.uint8:  # in place: fresh memory costs more than the arithmetic
-            return images.float().div_(255.0).sub_(self.mean).div_(self.std)
+            return images.to(self.mean.dtype).div_(255.0).sub_(self.mean).div_(self.std)
         return (images - self.mean).div_(self.std)
 
     def denormalise(self, images: Tensor) -> Tensor:
