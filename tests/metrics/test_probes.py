@@ -25,10 +25,10 @@ from raybench.metrics.relearn_time import relearn_time
 from raybench.metrics.zrf import code_score, paper_score, zrf, zrf_code
 from raybench.outputs import MetricContext
 from raybench.probe import Probe
-from raybench.registry import HIGHER, LOWER, MATCH_RETRAINED, METRICS, MetricEntry
+from raybench.registry import CLASSIFICATION, HIGHER, LOWER, MATCH_RETRAINED, METRICS, MetricEntry
 from raybench.testing import make_bench, make_probe, make_retrained
 
-ENTRIES = [entry for entry in METRICS if entry.probe]
+ENTRIES = [entry for entry in METRICS if entry.probe and CLASSIFICATION in entry.tasks]  # others: test_denoising_run.py
 every_probe = pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 CONTEXT = MetricContext(10, forget_classes=(0,))
 
