@@ -16,6 +16,7 @@ import torch
 
 from raybench.cluster.aggregator import wait_for
 from raybench.cluster.lease import ClusterLease
+from raybench.device_memory import limit_memory
 from raybench.ledger import MEASURE, Request
 from raybench.measuring import measure_trial, receipt
 from raybench.trial import OUT_OF_MEMORY, run_trial
@@ -99,7 +100,7 @@ class TrialRunner:
             if not ids:
                 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # num_gpus=0 does not hide the node's GPUs
             elif 0 < self._kit.gpu < 1 and torch.cuda.is_available():
-                torch.cuda.set_per_process_memory_fraction(self._kit.gpu)  # Ray packs trials and limits nothing
+                limit_memory(self._kit.gpu)  # Ray packs trials and limits nothing
             placement = Placement(
                 device_ids=",".join(str(i) for i in ids),
                 ray_version=ray.__version__,
