@@ -26,6 +26,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
+from rows import add_rows
 
 from raybench.board import Board
 from raybench.cluster.optuna_ask import ask_optuna_search
@@ -179,13 +180,6 @@ def in_own_process(cells: int) -> dict[str, Any]:
     return found
 
 
-def add_row(path: Path, row: dict[str, Any]) -> None:
-    """At once, so that a benchmark that is cut off leaves what it measured."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    earlier = [pd.read_parquet(path)] if path.exists() else []
-    pd.concat([*earlier, pd.DataFrame([row])], ignore_index=True).to_parquet(path, index=False)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, nargs="*", default=[100, 1_000, 10_000, 100_000])
@@ -207,7 +201,7 @@ def main() -> None:
                 "measured_at": datetime.datetime.now(datetime.UTC),
             }
         )  # fmt: skip
-        add_row(given.out, rows[-1])
+        add_rows(given.out, [rows[-1]])
         print(", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True)
 
     for cells in given.cells:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from rows import add_rows
 
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "results" / "performance" / "orchestration.parquet"
@@ -250,13 +251,6 @@ def measure(given: argparse.Namespace) -> Iterator[tuple[str, float, int]]:
         session.close()
 
 
-def add_row(path: Path, row: dict[str, Any]) -> None:
-    """At once, so that a benchmark that is cut off leaves what it measured."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    earlier = [pd.read_parquet(path)] if path.exists() else []
-    pd.concat([*earlier, pd.DataFrame([row])], ignore_index=True).to_parquet(path, index=False)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slots", type=int, default=2)
@@ -279,7 +273,7 @@ def main() -> None:
                 "git_commit": git_commit(), "measured_at": datetime.datetime.now(datetime.UTC),
             }
         )  # fmt: skip
-        add_row(given.out, rows[-1])
+        add_rows(given.out, [rows[-1]])
         took = f"driver {rows[-1]['driver_process_s']:.3g} process s, load {rows[-1]['machine_load']:.1f}"
         print(f"{what}: {value:.3g} {unit} (floor {floor:g}, {took})", flush=True)
         cpu = process_seconds()

@@ -13,11 +13,11 @@ from typing import Any
 
 import pandas as pd
 import torch
+from rows import add_rows
 
 from raybench.places import git_commit
 from raybench.version import __version__
 
-PERFORMANCE = Path(__file__).parents[2] / "results" / "performance"
 Taken = dict[str, list[tuple[float, float]]]  # name -> (wall, process) seconds of each turn
 
 
@@ -73,6 +73,4 @@ def keep(out: Path, rows: Sequence[Mapping[str, Any]], shown: Sequence[str]) -> 
     """Print the columns ``shown`` of the rows and add the rows to the Parquet file ``out``."""
     found = pd.DataFrame(list(rows))
     print(found[list(shown)].to_string(index=False, float_format=lambda value: f"{value:.4g}"))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    earlier = [pd.read_parquet(out)] if out.exists() else []
-    pd.concat([*earlier, found], ignore_index=True).to_parquet(out, index=False)
+    add_rows(out, rows)

@@ -28,6 +28,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from rows import add_rows
 
 from raybench.leaderboard.query import write_leaderboard
 from raybench.leaderboard.schema import SEARCHES_SCHEMA
@@ -196,13 +197,6 @@ def measure(rows: int, problems: int, repeats: int) -> Iterator[tuple[str, float
     yield "peak memory", peak, "MB", 0.0, "making the rows, compacting, two readers"
 
 
-def add_row(path: Path, row: dict[str, Any]) -> None:
-    """At once, so that a benchmark that is cut off leaves what it measured."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    earlier = [pd.read_parquet(path)] if path.exists() else []
-    pd.concat([*earlier, pd.DataFrame([row])], ignore_index=True).to_parquet(path, index=False)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
@@ -222,7 +216,7 @@ def main() -> None:
                 "measured_at": datetime.datetime.now(datetime.UTC),
             }
         )  # fmt: skip
-        add_row(given.out, rows[-1])
+        add_rows(given.out, [rows[-1]])
         load = rows[-1]["machine_load"]
         print(f"{what}: {value:.4g} {unit} ({cpu:.3g} process s, {note}, load {load:.1f})", flush=True)
     found = pd.DataFrame(rows)
