@@ -1,12 +1,7 @@
-"""The command line: bad input is one line and exit code 2, and nothing is trained; faces and their formats."""
+"""The command line: bad input is one line and exit code 2, and nothing is trained."""
 
 from __future__ import annotations
 
-import importlib
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-import raybench
+from tests.commands import assert_refused, python
 
 Change = Callable[[dict[str, Any]], Any]
 
@@ -205,19 +200,6 @@ BAD_SPECS: dict[str, tuple[Change, tuple[str, ...]]] = {
 }
 
 
-def assert_refused(said: Any, *fragments: str) -> None:
-    """Exit code 2, one line on standard error, no traceback, nothing on standard output."""
-    assert said.code == 2, said
-    assert said.err.count("\n") == 1, said.err
-    assert said.err.endswith("\n")
-    assert "Traceback" not in said.err
-    assert "pydantic" not in said.err
-    assert said.out == ""
-    for fragment in fragments:
-        assert fragment in said.err, said.err
-    assert len(said.err) < 500, said.err
-
-
 @pytest.mark.parametrize("case", BAD_SPECS)
 def test_bad_spec_is_one_line_and_nothing_is_trained(cli: Any, make_spec: Any, tmp_path: Path, case: str) -> None:
     change, fragments = BAD_SPECS[case]
@@ -343,14 +325,6 @@ def test_relative_results_inside_a_job_are_refused(
     assert not (tmp_path / "store").exists()
 
 
-def python(*arguments: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
-    paths = os.pathsep.join(filter(None, (str(Path(raybench.__file__).parents[1]), os.environ.get("PYTHONPATH", ""))))
-    full = {**os.environ, "PYTHONPATH": paths, **env}
-    return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, env=full, timeout=120, check=False
-    )
-
-
 @pytest.mark.parametrize("case", ["unknown method", "class that is not there", "unknown key of a method"])
 def test_bad_spec_through_the_real_command(make_spec: Any, tmp_path: Path, case: str) -> None:
     change, fragments = BAD_SPECS[case]
@@ -365,77 +339,3 @@ def test_bad_spec_through_the_real_command(make_spec: Any, tmp_path: Path, case:
     assert done.stderr.count("\n") == 1
     assert all(fragment in done.stderr for fragment in fragments)
     assert list(tmp_path.iterdir()) == [tmp_path / "spec.yaml"]
-
-
-PROBE = """
-import sys, time
-start = time.perf_counter()
-from raybench.cli import main
-try:
-    main(sys.argv[1:])
-except SystemExit:
-    pass
-seconds = time.perf_counter() - start
-print(seconds, *[m for m in ("torch", "ray", "optuna", "pandas", "numpy") if m in sys.modules], file=sys.stderr)
-"""
-
-
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"], []])
-def test_help_is_quick_and_needs_neither_torch_nor_ray(arguments: list[str]) -> None:
-    found = [python("-c", PROBE, *arguments).stderr.split() for _ in range(2)]
-    assert all(heavy == [] for _, *heavy in found)
-    assert min(float(seconds) for seconds, *_ in found) < 0.5
-
-
-def test_help_of_every_command(cli: Any) -> None:
-    said = cli("--help")
-    assert said.code == 0
-    for command in ("run", "plan", "leaderboard", "retry", "list", "doctor"):
-        assert command in said.out
-        assert cli(command, "--help").code == 0
-
-
-def test_version_and_no_command(cli: Any) -> None:
-    assert cli("--version").out.strip() == raybench.__version__
-    said = cli()
-    assert said.code == 2
-    assert "usage: raybench" in said.out
-
-
-@pytest.mark.parametrize("kind", ["methods", "models", "datasets", "scenarios", "metrics", "specs"])
-def test_list_as_json_is_a_list_of_objects_with_a_name(cli: Any, kind: str) -> None:
-    said = cli("list", kind, "--format", "json")
-    found = json.loads(said.out)
-    names = [record["name"] for record in found]
-    assert said.code == 0
-    assert names == sorted(set(names))
-    assert names
-    assert all(name in cli("list", kind).out for name in names)
-
-
-def test_formats_of_the_leaderboard(cli: Any, make_spec: Any) -> None:
-    spec = make_spec(methods=[{"name": "finetune", "hparams": {"lr": 0.01, "epochs": 1}}], gold_seeds=1)
-    run = cli("run", "{spec}", "--serial", "--results", "out", spec=spec)
-    assert run.code == 0, run
-    assert run.out.splitlines()[-1].startswith("leaderboard: ")
-    assert "finetune" in run.out
-    table = {form: cli("leaderboard", "out", "--format", form).out for form in ("table", "csv", "markdown", "latex")}
-    assert table["table"].strip() in run.out
-    assert table["csv"].startswith("dataset,model,scenario,method,variant")
-    assert "| finetune" in table["markdown"]
-    assert "\\toprule" in table["latex"]
-    records = json.loads(cli("leaderboard", "out", "--format", "json").out)
-    assert {record["method"] for record in records} == {"original", "retrain", "finetune"}
-    assert "finetune" in cli("leaderboard", "out", "--model", "mlp(hidden=8)", "--pareto", "--by", "scenario").out
-    assert_refused(cli("leaderboard", "out", "--model", "mlp(hidden=9)"), "did you mean mlp(hidden=8)?")
-
-
-def test_interrupt_says_that_the_command_goes_on(cli: Any, make_spec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(importlib.import_module("raybench.run"), "prepare", interrupt)
-    said = cli("run", "{spec}", "--serial", spec=make_spec())
-    assert said.code == 130
-    lost = "no finished row is lost, this goes on from here: raybench run spec.yaml --serial"
-    assert said.err == f"raybench: interrupted; {lost}\n"
