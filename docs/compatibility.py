@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 from raybench.data import RawData
 from raybench.ledger import Ledger, Request
 from raybench.problem import load_data
-from raybench.registry import DATASETS, METHODS
+from raybench.registry import DATASETS, METHODS, MethodEntry
 from raybench.run import Options, Prepared, prepare
 from raybench.space import resolve, searched
 from raybench.spec import STANDARD, Choice
@@ -105,10 +105,15 @@ def halves() -> Iterator[None]:
         DATASETS._entries.pop(DATASET)
 
 
+def own_methods() -> list[MethodEntry]:
+    """What raybench ships; plug-ins of others, which a process may have loaded, stand on no page of ours."""
+    return [entry for entry in METHODS if entry.fn.__module__.startswith("raybench.methods.")]
+
+
 def spec() -> dict[str, object]:
     """The full product as one spec: nothing is searched, every method is as small as its ``tiny`` makes it."""
     methods = []
-    for entry in METHODS:
+    for entry in own_methods():
         hparams = dataclasses.asdict(resolve(entry.hparams, entry.tiny, entry.name))
         fixed = {f: hparams[f] for f in {*entry.tiny, *searched(entry.hparams)}}
         methods.append({"name": entry.name, **({"hparams": fixed} if fixed else {})})
