@@ -32,7 +32,8 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from side_by_side import PERFORMANCE, circumstances, keep
+from rows import PERFORMANCE
+from side_by_side import circumstances, keep
 
 import raybench as rb
 from raybench.errors import UserError

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from side_by_side import PERFORMANCE, circumstances, compare, keep, take_turns
+from rows import PERFORMANCE
+from side_by_side import circumstances, compare, keep, take_turns
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset

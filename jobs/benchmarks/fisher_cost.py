@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from side_by_side import PERFORMANCE, circumstances, compare, keep, take_turns
+from rows import PERFORMANCE
+from side_by_side import circumstances, compare, keep, take_turns
 from torch import Tensor, nn
 from torch.nn import functional as F
 

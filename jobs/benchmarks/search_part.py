@@ -24,8 +24,9 @@ from typing import Any
 
 import pandas as pd
 import torch
+from rows import PERFORMANCE
 from scipy.stats import kendalltau
-from side_by_side import PERFORMANCE, circumstances, keep
+from side_by_side import circumstances, keep
 
 import raybench as rb
 from raybench.errors import UserError

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from side_by_side import PERFORMANCE, circumstances, compare, keep, take_turns
+from rows import PERFORMANCE
+from side_by_side import circumstances, compare, keep, take_turns
 
 import raybench as rb
 from raybench.errors import UserError
