@@ -141,7 +141,7 @@ def measure(seconds: float, slots: int, searches: int, trials: int) -> dict[str,
     """One run; the row of the table."""
     rows: list[Any] = []
     board = Named(make_plan(searches, trials), Ledger(), ask_optuna_search, lambda records: None)
-    searcher = BoardSearcher(board, rows.append, fail=None)  # type: ignore[arg-type]  # nothing may fail here
+    searcher = BoardSearcher(board, rows.append, fail=None, find=None)  # type: ignore[arg-type]  # nothing may fail here
     watch = Watch(searcher, slots)
     started, cpu = time.time(), time.process_time()
     watch.start()

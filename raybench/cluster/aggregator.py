@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raybench.errors import UserError
 from raybench.leaderboard.schema import MetricInfo
 from raybench.leaderboard.store import ResultStore
+from raybench.ledger import MEASURE, Request, Row
 
 NAME = "aggregator"
 
@@ -29,6 +31,12 @@ class Aggregator:
     def append(self, rows: Sequence[dict[str, Any]]) -> None:
         """Returns when the rows are durable."""
         self._store.append(rows)
+
+    def find(self, trial_id: str, attempt: int) -> Row | None:
+        """The row of one attempt, if it is there."""
+        rows = self._store.trials(attempts=True)
+        mine = rows[(rows["trial_id"] == trial_id) & (rows["attempt"] == attempt)].to_dict("records")
+        return {str(k): None if pd.isna(v) else v for k, v in mine[0].items()} if mine else None
 
     def append_searches(self, records: Sequence[dict[str, Any]]) -> None:
         """Returns when the records are durable."""
@@ -54,10 +62,18 @@ def start_aggregator(results: str, metrics: Sequence[MetricInfo], namespace: str
     return actor.remote(results, list(metrics))
 
 
-def wait_for(reference: Any) -> None:
-    """Wait for an acknowledgement. An error that people can mend (disk full, folder gone) is raised as itself."""
+def find_row(aggregator: Any, request: Request) -> Row | None:
+    """The row that a worker left before it died: the watchdog's, or one whose answer got lost on the way."""
+    if MEASURE in request.context:
+        return None
+    found: Row | None = wait_for(aggregator.find.remote(request.spec.trial_id, int(request.context.get("attempt", 0))))
+    return found
+
+
+def wait_for(reference: Any) -> Any:
+    """Wait for an answer. An error that people can mend (disk full, folder gone) is raised as itself."""
     try:
-        ray.get(reference)
+        return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise error.cause from None

@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raybench.cluster.aggregator import last_line
+from raybench.cluster.aggregator import find_row, last_line
 from raybench.cluster.trial_actor import Kit, Outcome, TrialActor
 from raybench.cluster.tries import LOST, Job
 from raybench.errors import UserError
@@ -128,8 +128,10 @@ class Pool:
             outcome: Outcome = ray.get(reference)
         except LOST as error:
             ray.kill(worker.actor)  # one that is merely out of reach must not come back beside its replacement
-            job.lost(error)
-            return job, None
+            row = find_row(self._kit.aggregator, job.request)
+            if row is None:
+                job.lost(error)
+            return job, row
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, UserError):
                 raise error.cause from None

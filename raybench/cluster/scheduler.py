@@ -9,7 +9,7 @@ from typing import Any
 import ray
 
 from raybench.board import Board
-from raybench.cluster.aggregator import start_aggregator, wait_for
+from raybench.cluster.aggregator import find_row, start_aggregator, wait_for
 from raybench.cluster.gauges import Gauges
 from raybench.cluster.lease import start_coordinator
 from raybench.cluster.optuna_ask import ask_optuna_search
@@ -99,7 +99,7 @@ class RayExecutor:
             finished(row)
 
         while not board.done:
-            searcher = self._searcher = BoardSearcher(board, self._counting(finished), self._fail)
+            searcher = self._searcher = BoardSearcher(board, self._counting(finished), self._fail, self._find)
             run_board(searcher, kit, self._resources, slots)
             self._gauges.show(self.load())
             self._searcher = None
@@ -171,6 +171,9 @@ class RayExecutor:
             finished(row)
 
         return counted
+
+    def _find(self, request: Request) -> Row | None:
+        return find_row(self._aggregator, request)
 
     def _fail(self, request: Request, reason: str) -> Row:
         if MEASURE in request.context:

@@ -27,6 +27,7 @@ from raybench.serial import Load
 
 Finished = Callable[[Row], None]
 Fail = Callable[[Request, str], Row]
+Find = Callable[[Request], Row | None]  # the row that a worker left before it died
 
 
 class SearchTrial(tune.Trainable):
@@ -66,12 +67,13 @@ class BoardSearcher(Searcher):
     for them. ``died``: what Tune's scheduler heard of workers that died, by Tune's trial id.
     """
 
-    def __init__(self, board: Board, finished: Finished, fail: Fail) -> None:
+    def __init__(self, board: Board, finished: Finished, fail: Fail, find: Find) -> None:
         super().__init__(metric="training_iteration", mode="max")  # Tune insists; the objectives are the board's
         self.error: BaseException | None = None
         self._board = board
         self._finished = finished
         self._fail = fail
+        self._find = find
         self.alone: list[Request] = []
         self.died: dict[str, Exception | str | None] = {}
         self._running: dict[str, Job] = {}  # by Tune's trial id
@@ -128,6 +130,9 @@ class BoardSearcher(Searcher):
         if isinstance(outcome, Exception):
             raise outcome
         if outcome is None:
+            row = self._find(job.request)
+            if row is not None:
+                return row
             job.lost(self.died.pop(trial_id, None))
         elif outcome.row is not None:
             return outcome.row

@@ -66,15 +66,21 @@ class Session:
             return cls(local=False, cap=cap, mine=False)
         cpu = float((resources or {}).get("cpu", 1.0))
         _own_token()
-        with _workers_import_what_i_import():
-            ray.init(
-                address="local",
-                num_cpus=None if slots is None else math.ceil(slots * cpu),
-                num_gpus=gpus,
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                **SILENT,
-            )
+        try:
+            with _workers_import_what_i_import():
+                ray.init(
+                    address="local",
+                    num_cpus=None if slots is None else math.ceil(slots * cpu),
+                    num_gpus=gpus,
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    **SILENT,
+                )
+        except Exception as error:  # Ray's own type for a node that does not answer within 30 s
+            raise UserError(
+                f"Ray must start on this machine, it did not ({last_line(error)}); try again when the machine is less "
+                "busy, or leave Ray out with --serial"
+            ) from error
         return cls(local=True, cap=cap)
 
     @classmethod

@@ -82,6 +82,13 @@ class TrialRunner:
         row.pop("series", None)  # on storage by now; the driver needs the row only
         return Outcome(row)
 
+    def _end(self, row: dict[str, Any]) -> None:
+        """For the watchdog: the driver finds the row when it hears that this worker died."""
+        try:
+            wait_for(self._kit.aggregator.append.remote([row]))
+        finally:
+            os._exit(1)
+
     def _tidy(self) -> None:
         """Free the device between trials. An error that a trial left on it (a failed assertion in a kernel) stays for
         as long as the process lives, and would fail every later trial: this process takes none any more."""
@@ -108,6 +115,7 @@ class TrialRunner:
                 node=node_name(),
             )
             self._shop = Workshop(self._kit.settings, ClusterLease(self._kit.coordinator), placement)
+            self._shop.end_process = self._end
         return self._shop
 
 

@@ -123,7 +123,7 @@ def drive(tmp_path, shared_store):
 
 def uses_fakes(raw) -> bool:
     names = [m if isinstance(m, str) else m["name"] for m in raw["methods"]]
-    return any(name in ("sleeper", "killer", "raiser", "hungry", "napper") for name in names)
+    return any(name in ("sleeper", "killer", "raiser", "hungry", "napper", "hanger") for name in names)
 
 
 @pytest.fixture

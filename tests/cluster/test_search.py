@@ -49,9 +49,10 @@ class Board:
 
 @pytest.fixture
 def searcher():
-    told = []
-    searcher = BoardSearcher(Board(), told.append, lambda request, reason: {"id": request.id, "reason": reason})
-    searcher.told = told
+    told, left = [], {}  # rows that the driver hears of, and those that workers leave behind, by id
+    fail = lambda request, reason: {"id": request.id, "reason": reason}  # noqa: E731
+    searcher = BoardSearcher(Board(), told.append, fail, lambda request: left.get(request.id))
+    searcher.told, searcher.left = told, left
     return searcher
 
 
@@ -97,6 +98,14 @@ def test_three_tries_and_then_a_failed_row(searcher, bad, reason):
             assert searcher.suggest(f"t{attempt + 2}")["request"]["id"] == "a"
     assert searcher.told == [{"id": "a", "reason": reason}]
     assert searcher.suggest("t4")["request"]["id"] == "b"
+
+
+def test_a_worker_that_left_its_row_before_it_died_is_not_tried_again(searcher):
+    searcher.suggest("t1")
+    searcher.left["a"] = {"id": "a", "status": "timeout"}
+    searcher.on_trial_complete("t1", error=True)
+    assert searcher.told == [{"id": "a", "status": "timeout"}]
+    assert searcher.suggest("t2")["request"]["id"] == "b"
 
 
 def test_what_ran_out_of_memory_waits_to_run_alone_and_the_others_go_on(searcher):

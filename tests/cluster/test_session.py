@@ -177,8 +177,8 @@ session.close()
 """
 
 
-def alone(home, *arguments):
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"HOME": str(home)}
+def alone(home, *arguments, **variables):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"HOME": str(home), **variables}
     return subprocess.run(
         [sys.executable, "-W", "ignore", "-c", ALONE, *arguments],
         env=environment,
@@ -201,4 +201,14 @@ def test_no_cluster_there_is_one_line(tmp_path):
     done = alone(tmp_path, "127.0.0.1:1")
     assert done.returncode == 1
     assert "said: --address must lead to a running Ray cluster, got 127.0.0.1:1" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_ray_that_does_not_start_is_one_line(tmp_path):
+    """Ray's folder for sockets and logs lies under a file."""
+    (tmp_path / "file").write_text("")
+    done = alone(tmp_path, RAY_TMPDIR=str(tmp_path / "file"))
+    assert done.returncode == 1
+    assert "said: Ray must start on this machine, it did not (" in done.stderr
+    assert "--serial" in done.stderr
     assert "Traceback" not in done.stderr

@@ -5,6 +5,7 @@ Workers import it by name (``plugins: [cluster_fakes]``), as they would a third 
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import time
@@ -104,6 +105,25 @@ def hungry(task, hp: HungryHparams) -> nn.Module:
             seen.touch()
         torch.empty(2**52)
     return task.model
+
+
+@dataclass(frozen=True)
+class HangHparams:
+    strength: Annotated[float, nuisance(FloatDistribution(0.0, 1.0))] = 0.5
+    """Searched, so that there is a search."""
+    foreign: bool = False
+    """Hang inside the C library, where no signal of Python's arrives."""
+
+
+@METHODS.register("hanger", hparams=HangHparams, needs={RETAIN}, identity=True)
+def hanger(task, hp: HangHparams) -> nn.Module:
+    """Wait for ever, and never ask for data."""
+    if hp.foreign:
+        library, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(128)
+        library.pthread_mutex_lock(mutex)
+        library.pthread_mutex_lock(mutex)
+    while True:
+        time.sleep(3600.0)
 
 
 @MODELS.register("mortal")
