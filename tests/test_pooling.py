@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.func import grad, vmap
 
-from raybench.pooling import HalvingMaxPool
+from raybench.pooling import WORTH, HalvingMaxPool
 
 
 def images(*shape: int) -> torch.Tensor:
@@ -44,3 +44,19 @@ def test_gradients_of_ties_go_where_torchs_go() -> None:
     assert torch.equal(found[0], found[2])
     assert torch.equal(found[1], found[3])
     assert int((found[1] != 0).sum()) < weights[0].numel() * 2 + 1  # one pixel of each four at most
+
+
+@pytest.mark.parametrize("shape", [(16, 6, 28, 28), (16, 6, 27, 29), (6, 28 * 16, 28)])
+def test_gradients_of_many_pixels(shape: tuple[int, ...]) -> None:
+    """Enough of them for the vectorised way; second derivatives too, which some methods take."""
+    x = images(*shape).relu()
+    assert x.numel() >= WORTH
+    found = []
+    for pool in (HalvingMaxPool(), nn.MaxPool2d(2)):
+        y = x.clone().requires_grad_()
+        out = pool(y)
+        (first,) = torch.autograd.grad(out.square().sum(), y, create_graph=True)
+        (second,) = torch.autograd.grad(first.pow(3).sum(), y)
+        found.append((out, first, second))
+    for mine, theirs in zip(*found, strict=True):
+        assert torch.equal(mine, theirs)
