@@ -261,6 +261,8 @@ def main() -> None:
         loader, model, retrained = load(given.folder)
         globals()[given.method](model, loader, hp)
         torch.save(model.state_dict(), kept / f"{trial.number}.pt")
+        if any(not bool(torch.isfinite(value).all()) for value in model.parameters()):
+            return (float("nan"),) * 4  # it diverged: Optuna counts a failed trial and goes on
         loader, *_ = load(given.folder)
         mine, reference = evaluated(model, loader), evaluated(retrained, loader)
         gap = [abs(mine[name] - reference[name]) / 3 for name in ("retain", "forget", "validation")]
