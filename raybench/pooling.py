@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-WORTH = 2**16  # pixels; below it a kernel's call costs more than its loop
+WORTH = 2**14  # pixels; below it calling kernels costs more than their loops
 
 
 class HalvingMaxPool(nn.MaxPool2d):
