@@ -1,15 +1,9 @@
-"""A run from spec to leaderboard, in this process: resume, kills, extension, exit codes, one driver."""
+"""A run from spec to leaderboard, in this process: resume, extension, exit codes, one driver."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,63 +13,15 @@ import torch
 import yaml
 from threadpoolctl import threadpool_info, threadpool_limits
 
-import raybench
 from raybench import trial
 from raybench.errors import UserError
 from raybench.experiment import make_experiment
 from raybench.leaderboard.lock import DriverLock
 from raybench.leaderboard.query import load_leaderboard, load_trials
-from raybench.leaderboard.schema import comparable
 from raybench.leaderboard.store import ResultStore
 from raybench.ledger import read_ledger
-from raybench.run import Options, resolve_device, run
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL inside this process: nothing catches it."""
-
-
-@pytest.fixture(scope="module")
-def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Reference models of the tiny spec, trained once for this file."""
-    return tmp_path_factory.mktemp("store")
-
-
-@pytest.fixture(autouse=True)
-def _store(shared_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAYBENCH_STORE", str(shared_store))
-
-
-@pytest.fixture
-def go(tmp_path: Path, make_spec: Any) -> Any:
-    """Run a spec into ``tmp_path/<results>``."""
-
-    def call(results: str = "out", spec: dict[str, Any] | None = None, **options: Any) -> Any:
-        given = Options(results=str(tmp_path / results), serial=True, quiet=True, **options)
-        return run(spec if spec is not None else make_spec(), options=given)
-
-    return call
-
-
-def state(folder: Path) -> dict[str, tuple[str, int]]:
-    """Bytes and time of change of every file."""
-    return {
-        str(path.relative_to(folder)): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and ".staging" not in path.parts
-    }
-
-
-def shared_columns(folder: Path) -> pd.DataFrame:
-    """What two runs of one spec must share, by trial id."""
-    names = comparable(ResultStore(folder).schema())
-    frame = load_trials(folder)
-    assert frame["trial_id"].is_unique
-    return frame[names].sort_values("trial_id", ignore_index=True)
-
-
-def ids(folder: Path) -> set[str]:
-    return set(load_trials(folder)["trial_id"])
+from raybench.run import resolve_device
+from tests.run.tables import ids, shared_columns, state
 
 
 def test_every_stage_leaves_its_rows(go: Any, tmp_path: Path) -> None:
@@ -181,121 +127,6 @@ def test_no_once_changes_no_number(go: Any, make_spec: Any, tmp_path: Path) -> N
     go("a", spec)
     go("b", spec, use_once=False)
     pd.testing.assert_frame_equal(shared_columns(tmp_path / "a"), shared_columns(tmp_path / "b"))
-
-
-# Kills
-
-
-@pytest.mark.parametrize(
-    ("rows", "when"),
-    [(0, "before"), (1, "after"), (3, "before"), (4, "after"), (6, "before"), (9, "after"), (10, "before")],
-)
-def test_death_around_any_row(go: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, when: str) -> None:
-    """The driver dies just before, or just after, a row is durable; the same command goes on."""
-    go("whole")
-    append, count = ResultStore.append, 0
-
-    def dying(self: ResultStore, batch: Any) -> None:
-        nonlocal count
-        if count == rows and when == "before":
-            raise Killed
-        append(self, batch)
-        if count == rows:
-            raise Killed
-        count += 1
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ResultStore, "append", dying)
-        with pytest.raises(Killed):
-            go()
-    kept = ids(tmp_path / "out") if rows or when == "after" else set()
-    assert len(kept) == rows + (when == "after")
-    outcome = go()
-    assert outcome.ran == 11 - len(kept)
-    pd.testing.assert_frame_equal(shared_columns(tmp_path / "out"), shared_columns(tmp_path / "whole"))
-
-
-@pytest.mark.parametrize("target", ["append_searches", "compact"])
-def test_death_around_a_round_and_at_the_end(
-    go: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
-) -> None:
-    go("whole")
-    method = getattr(ResultStore, target)
-
-    def dying(self: ResultStore, *arguments: Any) -> None:
-        method(self, *arguments)
-        raise Killed
-
-    for _ in range(2):
-        with monkeypatch.context() as patch:
-            patch.setattr(ResultStore, target, dying)
-            with pytest.raises(Killed):
-                go()
-    go()
-    pd.testing.assert_frame_equal(shared_columns(tmp_path / "out"), shared_columns(tmp_path / "whole"))
-    assert len(ResultStore(tmp_path / "out").searches()) == 6
-
-
-def kill_a_driver(tmp_path: Path, results: Path, rows: int, delay_s: float) -> int:
-    """Start the real command, SIGKILL it ``delay_s`` after it left ``rows`` rows; returns how many it left."""
-    package = str(Path(raybench.__file__).parents[1])
-    process = subprocess.Popen(
-        [sys.executable, "-m", "raybench", "run", "spec.yaml", "--serial", "--quiet", "--results", str(results)],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": package, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        deadline = time.monotonic() + 60
-        while len(list(results.glob("trials/*.parquet"))) < rows and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
-        time.sleep(delay_s)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait(30)
-    return len(ids(results)) if results.exists() else 0
-
-
-def check_killed(go: Any, make_spec: Any, tmp_path: Path, moments: list[tuple[int, float]]) -> None:
-    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(make_spec()))
-    go("whole")
-    for index, (rows, delay_s) in enumerate(moments):
-        results = tmp_path / f"killed-{index}"
-        kept = kill_a_driver(tmp_path, results, rows, delay_s)
-        before = ids(results) if kept else set()
-        outcome = go(results.name)  # the dead driver's lock is taken over at once
-        assert outcome.exit_code == 0
-        assert outcome.ran == 11 - kept
-        assert before <= ids(results)
-        pd.testing.assert_frame_equal(shared_columns(results), shared_columns(tmp_path / "whole"))
-        assert len(ResultStore(results).searches()) == 6
-
-
-def test_sigkill_of_the_real_command(go: Any, make_spec: Any, tmp_path: Path) -> None:
-    check_killed(go, make_spec, tmp_path, [(1, 0.0), (5, 0.02)])
-
-
-@pytest.mark.slow
-def test_sigkill_at_twenty_random_moments(go: Any, make_spec: Any, tmp_path: Path) -> None:
-    """Before the first row, between rows, while one is written, in rounds of a search, in the finals, at the end."""
-    draw = random.Random(0)
-    check_killed(go, make_spec, tmp_path, [(draw.randrange(12), draw.random() * 0.3) for _ in range(20)])
-
-
-@pytest.mark.slow
-def test_sigkill_of_every_resume_too(go: Any, make_spec: Any, tmp_path: Path) -> None:
-    """A driver, and each that takes its folder over, dies a moment after it made some progress."""
-    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(make_spec()))
-    go("whole")
-    draw, kept = random.Random(1), 0
-    while kept < 11:
-        now = kill_a_driver(tmp_path, tmp_path / "out", kept + 1, draw.random() * 0.1)
-        assert now > kept
-        kept = now
-    go()
-    pd.testing.assert_frame_equal(shared_columns(tmp_path / "out"), shared_columns(tmp_path / "whole"))
 
 
 # Extension
