@@ -63,10 +63,37 @@ class Board:
             request = requests.pop(0)
             self._count -= 1
             self._offer(search)
-            if not self._ledger.done(request.spec.trial_id) and request.spec.trial_id not in self._running:
+            if not self._under_way(request):
                 self._running.add(request.spec.trial_id)
                 return request
         return None
+
+    def ready(self) -> list[Request]:
+        """The trials that could run now, those of the least advanced searches first."""
+        found: list[Request] = []
+        for search in sorted(self._searches, key=lambda s: (self._round[s.id], -len(self._waiting[s.id]))):
+            self._drop_under_way(search)
+            found += self._waiting[search.id]
+        return found
+
+    def take(self, request: Request) -> None:
+        """Have this one of ``ready`` run, out of turn."""
+        trial_id = request.spec.trial_id
+        self._running.add(trial_id)
+        for search in self._wants[trial_id]:
+            self._drop_under_way(search)
+
+    def _drop_under_way(self, search: Search) -> None:
+        """Two searches may want the same trial: the second one has it from the first."""
+        requests = self._waiting[search.id]
+        left = [r for r in requests if not self._under_way(r)]
+        if len(left) < len(requests):
+            self._count -= len(requests) - len(left)
+            self._waiting[search.id] = left
+            self._offer(search)
+
+    def _under_way(self, request: Request) -> bool:
+        return self._ledger.done(request.spec.trial_id) or request.spec.trial_id in self._running
 
     def finished(self, row: Row) -> None:
         """Take the row of a trial; rounds that it completes are closed and the next ones opened."""

@@ -99,6 +99,7 @@ class Experiment:
     validation: float
     metrics: tuple[str, ...]
     resources: Mapping[str, float]
+    measured: bool  # what share of a GPU a trial takes is measured; resources has a whole one for the first of a kind
     device: str
     threads: int
     time_limit_s: float | None
@@ -179,6 +180,7 @@ def make_experiment(raw: Mapping[str, Any]) -> Experiment:
         validation=spec.validation,
         metrics=tuple(dict.fromkeys((*metrics, *needed))),
         resources=_resources(spec),
+        measured=_measured(spec),
         device=spec.device,
         threads=spec.threads,
         time_limit_s=spec.time_limit,
@@ -208,14 +210,13 @@ def _check_defaults(candidates: Sequence[Candidate], sampler: str) -> None:
 
 
 def _resources(spec: SpecFile) -> dict[str, float]:
-    """What one trial takes: cpu, gpu, and others by the names that Ray has for them.
-
-    ``device: cuda`` takes a whole GPU unless the spec says which share.
-    """
+    """What one trial takes: cpu, gpu (a whole one if it is measured), and others by the names that Ray has for them."""
     given = spec.resources
-    if spec.device == "cuda" and given.gpu is not None and given.gpu <= 0:
-        raise UserError(f"device: cuda needs resources.gpu above 0, got {given.gpu:g}; ask for a share such as 0.25")
-    gpu = given.gpu if given.gpu is not None else float(spec.device == "cuda")
+    gpu = 1.0 if _measured(spec) else float(given.gpu or 0.0)
+    if spec.device == "cuda" and gpu <= 0:
+        raise UserError(
+            "device: cuda needs resources.gpu above 0, got 0; ask for a share such as 0.25, or for measured"
+        )
     reserved = [name for name in given.custom if name.lower() in OWN or name.startswith(ACCELERATOR)]
     if reserved:
         raise UserError(
@@ -231,6 +232,11 @@ def _resources(spec: SpecFile) -> dict[str, float]:
             )
         resources[ACCELERATOR + given.accelerator_type] = TRACE
     return resources
+
+
+def _measured(spec: SpecFile) -> bool:
+    """Whether the share of a GPU is measured: where the spec says so, or asks for CUDA and for no share."""
+    return spec.resources.gpu == "measured" or (spec.resources.gpu is None and spec.device == "cuda")
 
 
 def _default_metrics() -> tuple[str, ...]:

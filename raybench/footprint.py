@@ -1,4 +1,4 @@
-"""How much of a GPU a kind of trial needs: measured, and remembered in the store.
+"""How much of a GPU a kind of trial needs: measured, remembered in the store, and rounded up to a share that packs.
 
 A footprint is what the whole process held while a trial was under way: the data of its problem, reference models, the
 method, evaluation, and CUDA's own context. It is remembered by what decides it (dataset, model, method, sizes of
@@ -8,6 +8,7 @@ batches, precision) and is no part of any trial's identity: where a trial runs n
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -19,7 +20,10 @@ from raybench.seeding import content_hash
 from raybench.spec import TrialSpec
 
 KIND = "footprints"  # beside the models in the store
+GRID = 16  # shares are sixteenths: exact in Ray's arithmetic, and no trial needs less of a device than CUDA's context
+HEADROOM = 1.25  # another setting, or blocks that the allocator cannot fill, may need more than what was seen
 STEP = 2**26  # CUDA's own part is remembered in steps: it differs a little from process to process
+GROWTH = 1.5  # after a trial ran out of memory within its share
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,12 @@ def batch_sizes(hparams: Mapping[str, Any]) -> dict[str, int]:
     return {k: v for k, v in hparams.items() if isinstance(v, int) and ("batch_size" in k or k.endswith("_batch"))}
 
 
+def share_of(footprint: Footprint, device_bytes: int) -> float:
+    """The share of a device that holds a footprint with head-room: a multiple of 1/16, at most 1."""
+    wanted = (HEADROOM * footprint.reserved + footprint.context) / device_bytes
+    return min(1.0, max(1, math.ceil(GRID * wanted)) / GRID)
+
+
 class Footprints:
     """The footprints in a store (a folder or URL). A damaged record is none: it is measured again."""
 
@@ -79,6 +89,12 @@ class Footprints:
         most = Footprint(max(reserved, known.reserved if known else 0), -(-context // STEP) * STEP)
         if most != known:
             self._put(spec, most)
+
+    def enlarge(self, spec: TrialSpec, share: float, device_bytes: int) -> None:
+        """Remember that ``share`` of a device of ``device_bytes`` was too little."""
+        known = self.get(spec) or Footprint(0)
+        had = max(known.reserved, int(share * device_bytes) - known.context)
+        self._put(spec, Footprint(int(GROWTH * had), known.context))
 
     def _put(self, spec: TrialSpec, footprint: Footprint) -> None:
         # What it is of stands beside it, for people: the key alone says nothing.

@@ -263,6 +263,8 @@ class _Starter:
             resources=prepared.experiment.resources,
             session=self._session,
             exclusive=prepared.experiment.exclusive,
+            device_type=prepared.plan.device_type,
+            measured=prepared.experiment.measured,
         )
         if executor.note:
             self._reporter.say(executor.note)

@@ -87,7 +87,7 @@ class ResourcesItem(Strict):
     """What one trial takes, and on which kind of node."""
 
     cpu: Annotated[Real, Field(ge=0)] | None = None
-    gpu: Annotated[Real, Field(ge=0)] | None = None
+    gpu: Annotated[Real, Field(ge=0)] | Literal["measured"] | None = None
     accelerator_type: str | None = Field(default=None, min_length=1)
     custom: dict[str, Annotated[Real, Field(gt=0)]] = Field(default_factory=dict)
 

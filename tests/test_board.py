@@ -25,14 +25,29 @@ def run_board(fake_row: Any) -> Any:
     """Run all searches with ``slots`` workers that finish in random order; returns the ledger and the ids run."""
 
     def run(
-        plan: Plan, slots: int = 1, seed: int = 0, fails: float = 0.0, ledger: Ledger | None = None, kill: int = -1
+        plan: Plan,
+        slots: int = 1,
+        seed: int = 0,
+        fails: float = 0.0,
+        ledger: Ledger | None = None,
+        kill: int = -1,
+        out_of_turn: bool = False,
     ) -> tuple[Ledger, list[str]]:
         ledger = ledger if ledger is not None else Ledger()
         recorded: set[str] = {trial_id for trial_id, _ in ledger.table.values()}
         draw, running, ran = random.Random(seed), [], []
         board = Board(plan, ledger, ask_optuna, lambda records: recorded.update(r["trial_id"] for r in records))
+
+        def pick(board: Board) -> Any:
+            ready = board.ready()
+            assert board.waiting == len(ready)
+            if ready:
+                board.take(taken := ready[draw.randrange(len(ready))])
+                return taken
+            return None
+
         while not board.done:
-            while len(running) < slots and (request := board.next()) is not None:
+            while len(running) < slots and (request := pick(board) if out_of_turn else board.next()) is not None:
                 assert request.spec.trial_id in recorded, "a trial is handed out before its round is on storage"
                 assert request.spec.trial_id not in ran, "a trial is handed out twice"
                 running.append(request)
@@ -73,6 +88,15 @@ def test_same_settings_with_any_number_of_slots(plan: Plan, run_board: Any, slot
         together, _ = run_board(plan, slots, seed, fails)
         assert to_json(sorted(map(str, together.table.items()))) == to_json(sorted(map(str, alone.table.items())))
         assert together.rows.keys() == alone.rows.keys()
+
+
+@pytest.mark.parametrize("slots", [1, 3, 8])
+def test_same_settings_where_trials_are_taken_out_of_turn(plan: Plan, run_board: Any, slots: int) -> None:
+    alone, ran = run_board(plan)
+    for seed in range(3):
+        chosen, again = run_board(plan, slots, seed, out_of_turn=True)
+        assert chosen.table == alone.table
+        assert sorted(again) == sorted(ran)
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "grid", "qmc"])

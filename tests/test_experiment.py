@@ -153,3 +153,25 @@ def test_the_oracle_pool_is_apart_from_the_models_that_give_the_floor(make_spec:
     experiment = make_experiment(make_spec(**given))
     expected = [given.get(key, default) for key, default in (("oracles", 0), ("shadows", 0), ("gold_seeds", 2))]
     assert [experiment.oracles, experiment.shadows, experiment.gold_seeds] == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "resources", "gpu", "measured"),
+    [
+        ("auto", {}, 0.0, False),
+        ("auto", {"gpu": 0.5}, 0.5, False),
+        ("auto", {"gpu": "measured"}, 1.0, True),
+        ("cuda", {}, 1.0, True),
+        ("cuda", {"gpu": 0.5}, 0.5, False),
+    ],
+)
+def test_the_share_of_a_gpu_is_given_or_measured(
+    make_spec: Any, device: str, resources: Any, gpu: float, measured: bool
+) -> None:
+    experiment = make_experiment(make_spec(device=device, resources=resources))
+    assert (experiment.resources["gpu"], experiment.measured) == (gpu, measured)
+
+
+def test_cuda_with_a_share_of_nothing_is_refused(make_spec: Any) -> None:
+    with pytest.raises(UserError, match=r"needs resources\.gpu above 0, got 0; ask for a share such as 0\.25, or for"):
+        make_experiment(make_spec(device="cuda", resources={"gpu": 0}))

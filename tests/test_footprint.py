@@ -1,15 +1,17 @@
-"""Footprints: the limit of a share, what decides a footprint, and what the store remembers."""
+"""Footprints: the arithmetic of shares, what decides a footprint, and what the store remembers."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+import random
 
 import pytest
 import torch
 
 from raybench import device_memory
 from raybench.device_memory import CONTEXT_BYTES, allocator_fraction
-from raybench.footprint import Footprint, Footprints, batch_sizes, footprint_key
+from raybench.footprint import GRID, HEADROOM, Footprint, Footprints, batch_sizes, footprint_key, share_of
 from raybench.spec import FINAL, SEARCH, Choice, ProblemSpec, Training, TrialSpec
 
 GIB = 2**30
@@ -35,6 +37,40 @@ def trial():
         return dataclasses.replace(spec, **changes)
 
     return make
+
+
+@pytest.mark.parametrize(
+    ("reserved", "context", "device", "share"),
+    [
+        (1 * GIB, 0, 80 * GIB, 1 / 16),
+        (4 * GIB, 0, 80 * GIB, 1 / 16),  # 5 GiB with head-room is a sixteenth of 80 exactly
+        (4 * GIB + 1, 0, 80 * GIB, 2 / 16),
+        (4 * GIB, GIB // 2, 80 * GIB, 2 / 16),  # CUDA's own share gets no head-room but counts
+        (16 * GIB, 0, 24 * GIB, 14 / 16),
+        (20 * GIB, 0, 24 * GIB, 1.0),
+        (100 * GIB, 0, 24 * GIB, 1.0),  # never more than the GPU
+        (0, 0, 24 * GIB, 1 / 16),
+    ],
+)
+def test_a_share_is_the_footprint_with_head_room_rounded_up(reserved, context, device, share):
+    assert share_of(Footprint(reserved, context), device) == share
+
+
+def test_equal_shares_of_a_device_hold_the_footprints_that_they_are_of():
+    draw = random.Random(0)
+    for _ in range(2000):
+        device = draw.randint(4 * GIB, 192 * GIB)
+        footprint = Footprint(draw.randint(1, device), draw.randint(0, GIB))
+        share = share_of(footprint, device)
+        assert share * GRID == int(share * GRID)
+        assert 0 < share <= 1
+        at_once = math.floor(1 / share)
+        assert at_once * share <= 1
+        if share < 1:
+            assert at_once * footprint.total <= device
+            allowed = allocator_fraction(share, footprint.context, device) * device
+            assert allowed >= footprint.reserved * HEADROOM - 1
+            assert at_once * (allowed + footprint.context) <= device + 1
 
 
 def test_a_limit_leaves_cuda_its_own_part_and_a_whole_device_none():
@@ -75,7 +111,7 @@ def test_every_method_says_the_sizes_of_its_batches_in_a_way_that_counts():
                 assert counted[field] == value, name
 
 
-def test_the_store_remembers_the_largest(trial, tmp_path):
+def test_the_store_remembers_the_largest_and_what_was_too_little(trial, tmp_path):
     spec, known = trial(), Footprints(tmp_path)
     assert known.get(spec) is None
     known.note(spec, 3 * GIB)
@@ -83,7 +119,12 @@ def test_the_store_remembers_the_largest(trial, tmp_path):
     known.note(spec, 2 * GIB, GIB // 4)  # measured alone: now what CUDA takes is known too
     assert known.get(spec) == Footprint(3 * GIB, GIB // 4)
     assert Footprints(tmp_path).get(trial({"train_seed": 7})) == known.get(spec)
-    assert len(list(tmp_path.rglob("record.json"))) == 1
+    known.enlarge(spec, 0.25, 16 * GIB)
+    assert known.get(spec) == Footprint(int(1.5 * (4 * GIB - GIB // 4)), GIB // 4)
+    assert share_of(known.get(spec), 16 * GIB) > 0.25
+    known.enlarge(trial(method="scrub"), 1 / 16, 16 * GIB)  # never measured: its first run did not end
+    assert share_of(known.get(trial(method="scrub")), 16 * GIB) > 1 / 16
+    assert len(list(tmp_path.rglob("record.json"))) == 2
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"reserved": 1}', '{"reserved": "much", "context": 2}'])

@@ -39,6 +39,20 @@ def _cuda() -> bool:
     return torch.cuda.is_available()
 
 
+def smallest_gpu(node_ids: Sequence[str]) -> int:
+    """Bytes of the smallest GPU of these nodes, as torch sees them; 0 where it sees none."""
+    found = []
+    for node_id in node_ids:
+        here = NodeAffinitySchedulingStrategy(node_id=node_id, soft=False)
+        options = {"num_cpus": 0, "max_calls": 1, "scheduling_strategy": here}  # its CUDA context ends with the process
+        found.append(ray.remote(_device_bytes).options(**options).remote())
+    return min((size for sizes in ray.get(found, timeout=PROBE_S) for size in sizes), default=0)
+
+
+def _device_bytes() -> list[int]:
+    return [torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())]
+
+
 def versions() -> dict[str, str]:
     """What must be equal in driver and workers: results depend on it, or pickles do."""
     return {

@@ -13,16 +13,21 @@ from raybench.cluster.aggregator import find_row, start_aggregator, wait_for
 from raybench.cluster.gauges import Gauges
 from raybench.cluster.lease import start_coordinator
 from raybench.cluster.optuna_ask import ask_optuna_search
+from raybench.cluster.packing import Packing
 from raybench.cluster.pool import Place, Pool
 from raybench.cluster.search import BoardSearcher, run_board
 from raybench.cluster.session import Session, custom_of, fits
 from raybench.cluster.shared import SharedTrainings
 from raybench.cluster.trial_actor import Kit, node_name
+from raybench.experiment import ACCELERATOR
+from raybench.footprint import Footprints
+from raybench.lanes import Lanes
 from raybench.leaderboard.schema import MetricInfo
 from raybench.ledger import MEASURE, Request, Row
 from raybench.measuring import receipt, unmeasured
 from raybench.rounds import Ask
 from raybench.serial import IDLE, Load
+from raybench.shares import Shares
 from raybench.spec import ORACLE
 from raybench.trial import failed_row
 from raybench.workshop import Placement, Settings, Workshop
@@ -33,7 +38,8 @@ Finished = Callable[[Row], None]
 class RayExecutor:
     """``raybench.serial.Executor`` on a Ray session.
 
-    ``resources``: what the spec says one trial takes; ``note`` says where the cluster cannot give it.
+    ``resources``: what the spec says one trial takes; ``note`` says where the cluster cannot give it. ``measured``: on
+    CUDA, a trial takes the share of a GPU that its measured footprint needs.
     ``exclusive``: references and finals have a node to themselves (``timing: exclusive``). On CUDA they always have
     a GPU to themselves, because seconds of trials that share one are not comparable; searches and oracles share.
     """
@@ -46,17 +52,26 @@ class RayExecutor:
         resources: Mapping[str, float],
         session: Session,
         exclusive: bool = False,
+        device_type: str = "cpu",
+        measured: bool = False,
     ) -> None:
         self.ask: Ask = ask_optuna_search
         self._session = session
         fit = session.fit(resources)
         self._resources, self.note = fit.resources, fit.note
+        if measured and device_type == "cpu":
+            self._resources = _with_gpu(fit.resources, 0.0)
         self._exclusive = exclusive
         self._pool: Pool | None = None
         self._searcher: BoardSearcher | None = None
         self._slots = 0
         self._gauges = Gauges(settings.experiment)
         session.check(results, settings.store)
+        self._shares = Shares(self._resources["gpu"])
+        if measured and device_type == "cuda":
+            size = session.gpu_bytes(self._resources)
+            if size:  # an autoscaler has still to bring the first GPU: every trial has one to itself then
+                self._shares = Shares(1.0, Footprints(settings.store), size)
         self._aggregator = start_aggregator(results, metrics, session.namespace, session.node_id)
         self._coordinator = start_coordinator(session.namespace, session.node_id)
         wait_for(self._aggregator.append.remote([]))  # a folder that cannot be written is found here
@@ -75,15 +90,35 @@ class RayExecutor:
         requests = self._trainable(requests, finished)
         if not requests:
             return
-        timed = any(r.spec.phase != ORACLE and MEASURE not in r.context for r in requests)
-        places = self._places(timed and any(r.spec.problem.device_type == "cuda" for r in requests), timed)
+        groups: dict[float, list[Request]] = {}
+        for request in requests:
+            groups.setdefault(self._share(request), []).append(request)
+        for gpu, group in sorted(groups.items(), reverse=True):
+            hungry = self._run_pool(group, gpu, finished)
+            for request in hungry:
+                self._shares.too_little(request.spec, gpu)
+            self._run_alone(hungry, finished)
+            for request in group:
+                self._shares.learned(request.spec)
+        self._gauges.show(self.load())
+
+    def _share(self, request: Request) -> float:
+        """Of a GPU. What is timed has one to itself, and so has what measures rows where that is not known."""
+        gpu = self._shares.of(request.spec)
+        alone = _timed(request) and request.spec.problem.device_type == "cuda"
+        return max(1.0, gpu) if alone or (self._shares.measured and MEASURE in request.context) else gpu
+
+    def _run_pool(self, requests: Sequence[Request], gpu: float, finished: Finished) -> list[Request]:
+        """Run a group of one share; returns those that need more memory than it has."""
+        places = self._places(
+            _with_gpu(self._resources, gpu),
+            any(_timed(request) and request.spec.problem.device_type == "cpu" for request in requests),
+        )
         if self._pool is None or self._pool.places != places:
             self._release()
             alone = self._exclusive or places[0].gpu >= 1 or self._alone(len(places))
             self._pool = Pool(dataclasses.replace(self._kit, gpu=places[0].gpu, exclusive=alone), places)
-        hungry = self._pool.run(requests, self._counting(finished), self._fail)
-        self._run_alone(hungry, finished)
-        self._gauges.show(self.load())
+        return self._pool.run(requests, self._counting(finished), self._fail)
 
     def run_searches(self, board: Board, finished: Finished) -> None:
         """See ``Executor``."""
@@ -91,7 +126,10 @@ class RayExecutor:
             return
         self._release()  # Tune needs its CPUs
         self._shared.run(request.spec for request in board.plan.references())
-        self._slots = slots = self._session.slots(self._resources)
+        # Lanes of several shares: as many as there are CPUs for; how many fit on the GPUs is the packing's business.
+        measured = self._shares.measured
+        slots = self._session.slots(_with_gpu(self._resources, 0.0) if measured else self._resources)
+        self._slots = slots
         kit = dataclasses.replace(self._kit, gpu=self._resources["gpu"], exclusive=self._alone(slots))
 
         def taken(row: Row) -> None:
@@ -99,7 +137,9 @@ class RayExecutor:
             finished(row)
 
         while not board.done:
-            searcher = self._searcher = BoardSearcher(board, self._counting(finished), self._fail, self._find)
+            packing = Packing(self._shares, Lanes(self._session.gpus(self._resources), slots)) if measured else None
+            searcher = BoardSearcher(board, self._counting(finished), self._fail, self._find, packing)
+            self._searcher = searcher
             run_board(searcher, kit, self._resources, slots)
             self._gauges.show(self.load())
             self._searcher = None
@@ -143,20 +183,16 @@ class RayExecutor:
         self._pool.run(requests, self._counting(finished), self._fail)
         self._release()
 
-    def _places(self, cuda: bool, timed: bool) -> list[Place]:
-        cpu, gpu = self._resources["cpu"], self._resources["gpu"]
-        custom = custom_of(self._resources)
-        if cuda:
-            gpu = max(1.0, gpu)
-        elif self._exclusive and timed:
-            nodes = {
-                n["NodeID"]: n["Resources"] for n in self._session.nodes() if fits(n["Resources"], self._resources)
-            }
+    def _places(self, wanted: Mapping[str, float], nodes_apart: bool) -> list[Place]:
+        """``nodes_apart``: ``timing: exclusive`` gives these a node each; on CUDA a GPU to themselves is enough."""
+        cpu, gpu, custom = wanted["cpu"], wanted["gpu"], custom_of(wanted)
+        if self._exclusive and nodes_apart:
+            nodes = {n["NodeID"]: n["Resources"] for n in self._session.nodes() if fits(n["Resources"], wanted)}
             whole = [Place(found["CPU"], gpu, node_id, custom) for node_id, found in sorted(nodes.items())]
             if whole:  # none where an autoscaler has still to bring the first node: one trial at a time then
                 return whole
             return [Place(cpu, gpu, custom=custom)]
-        return [Place(cpu, gpu, custom=custom)] * self._session.slots({**self._resources, "gpu": gpu})
+        return [Place(cpu, gpu, custom=custom)] * self._session.slots(wanted)
 
     def _alone(self, slots: int) -> bool:
         """A local Ray with one slot runs one trial at a time."""
@@ -188,3 +224,14 @@ class RayExecutor:
         if self._pool is not None:
             self._pool.close()
             self._pool = None
+
+
+def _timed(request: Request) -> bool:
+    """Whether seconds of this fixed work are compared with those of others."""
+    return request.spec.phase != ORACLE and MEASURE not in request.context
+
+
+def _with_gpu(resources: Mapping[str, float], gpu: float) -> dict[str, float]:
+    """The same with another share of a GPU; without one, the type of GPU does not matter."""
+    kept = {name: amount for name, amount in resources.items() if gpu or not name.startswith(ACCELERATOR)}
+    return {**kept, "gpu": gpu}

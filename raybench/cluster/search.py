@@ -15,10 +15,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from ray import tune
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from raybench.board import Board
+from raybench.cluster.packing import Packing
 from raybench.cluster.trial_actor import Kit, Outcome, TrialRunner
 from raybench.cluster.tries import Job
 from raybench.errors import UserError
@@ -38,7 +40,7 @@ class SearchTrial(tune.Trainable):
     """
 
     def setup(self, config: Mapping[str, Any], kit: Kit) -> None:
-        self._runner = TrialRunner(kit)
+        self._runner = TrialRunner(kit.with_share(config["gpu"]) if "gpu" in config else kit)
         self._request = config["request"]
 
     def reset_config(self, new_config: Mapping[str, Any]) -> bool:
@@ -64,16 +66,20 @@ class BoardSearcher(Searcher):
 
     Repeats are counted here and not by Tune, which gives a trial up at once when its reused worker dies between
     two trials. ``alone``: requests that ran out of memory and have no row yet; the search ends when all else waits
-    for them. ``died``: what Tune's scheduler heard of workers that died, by Tune's trial id.
+    for them. ``died``: what Tune's scheduler heard of workers that died, by Tune's trial id. With ``packing`` trials
+    take different shares of a GPU, and a lane keeps one.
     """
 
-    def __init__(self, board: Board, finished: Finished, fail: Fail, find: Find) -> None:
+    def __init__(
+        self, board: Board, finished: Finished, fail: Fail, find: Find, packing: Packing | None = None
+    ) -> None:
         super().__init__(metric="training_iteration", mode="max")  # Tune insists; the objectives are the board's
         self.error: BaseException | None = None
         self._board = board
         self._finished = finished
         self._fail = fail
         self._find = find
+        self.packing = packing
         self.alone: list[Request] = []
         self.died: dict[str, Exception | str | None] = {}
         self._running: dict[str, Job] = {}  # by Tune's trial id
@@ -89,11 +95,11 @@ class BoardSearcher(Searcher):
             return str(Searcher.FINISHED)
         request = self._hand_out(trial_id)
         if request is not None:
-            return {"request": request}
+            return {"request": request, **({} if self.packing is None else {"gpu": self.packing.share(trial_id)})}
         if not self._running and self.alone:
             return str(Searcher.FINISHED)
         if not self._running:
-            self.error = RuntimeError("the search board waits for a trial that nobody runs")
+            self.error = self.error or RuntimeError("the search board waits for a trial that nobody runs")
         return None
 
     def took(self, trial_id: str, outcome: Outcome | Exception) -> dict[str, Any] | None:
@@ -101,24 +107,49 @@ class BoardSearcher(Searcher):
         self._close(trial_id, outcome)
         if self.error is not None or (isinstance(outcome, Outcome) and outcome.row is None and not outcome.memory):
             return None  # what this worker handed back, another one may have the device for
-        return self._hand_out(trial_id)
+        return self._hand_out(trial_id, lane=True)
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         """A lane has ended. One that died has left its request: another try, or the failed row."""
         if trial_id in self._running:
             self._close(trial_id, None)
+        if self.packing is not None:
+            self.packing.close(trial_id)
 
-    def _hand_out(self, trial_id: str) -> dict[str, Any] | None:
-        request = None if self._again else self._board.next()
-        if not self._again and request is None:
+    def _hand_out(self, trial_id: str, lane: bool = False) -> dict[str, Any] | None:
+        """What a new lane, or one that is there, runs next."""
+        job = self._next() if self.packing is None else self._fitting(self.packing, trial_id, lane)
+        if job is None:
             return None
-        job = self._again.pop(0) if request is None else Job(request)
         self._running[trial_id] = job
         return job.request.to_dict()
+
+    def _next(self) -> Job | None:
+        if self._again:
+            return self._again.pop(0)
+        request = self._board.next()
+        return None if request is None else Job(request)
+
+    def _fitting(self, packing: Packing, trial_id: str, lane: bool) -> Job | None:
+        try:
+            request = packing.choose(trial_id, lane, [*(job.request for job in self._again), *self._board.ready()])
+        except BaseException as problem:  # the store cannot be read: as in ``_close``
+            self.error = problem
+            return None
+        if request is None:
+            return None
+        for job in self._again:
+            if job.request is request:
+                self._again.remove(job)
+                return job
+        self._board.take(request)
+        return Job(request)
 
     def _close(self, trial_id: str, outcome: Outcome | Exception | None) -> None:
         job = self._running.pop(trial_id)
         try:
+            if self.packing is not None:
+                self.packing.ended(trial_id, job.request, memory=isinstance(outcome, Outcome) and outcome.memory)
             row = self._row(job, trial_id, outcome)
             if row is not None:
                 self._board.finished(row)
@@ -168,6 +199,9 @@ class _Listener(FIFOScheduler):
         self._searcher = searcher
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
+        if self._searcher.packing is not None:
+            live = tune_controller.get_live_trials()
+            self._searcher.packing.lanes.without_worker({t.trial_id for t in live if t.status == Trial.PENDING})
         request = self._searcher.took(trial.trial_id, result["outcome"])
         if request is None:
             return str(FIFOScheduler.STOP)
@@ -192,11 +226,17 @@ def run_board(
 
     ``resources`` of one trial; ``slots`` trials at once.
     """
+    wanted: Any = dict(resources)
+    if searcher.packing is not None:
+
+        def wanted(config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
+            return tune.PlacementGroupFactory([bundle(resources, config["gpu"])])
+
     scratch = tempfile.mkdtemp(prefix="raybench-tune-")
     try:
         with _silent():
             tuner = tune.Tuner(
-                tune.with_resources(tune.with_parameters(trainable, kit=kit), dict(resources)),
+                tune.with_resources(tune.with_parameters(trainable, kit=kit), wanted),
                 tune_config=tune.TuneConfig(
                     search_alg=searcher,
                     scheduler=_Listener(searcher),
@@ -218,6 +258,12 @@ def run_board(
         shutil.rmtree(scratch, ignore_errors=True)
     if searcher.error is not None:
         raise searcher.error
+
+
+def bundle(resources: Mapping[str, float], gpu: float) -> dict[str, float]:
+    """What a lane with a share of ``gpu`` takes, by Ray's names."""
+    others = {name: amount for name, amount in resources.items() if name not in ("cpu", "gpu")}
+    return {"CPU": resources["cpu"], "GPU": gpu, **others}
 
 
 @contextmanager

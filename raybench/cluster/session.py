@@ -20,7 +20,7 @@ import torch
 from ray._private import services
 
 from raybench.cluster.aggregator import last_line
-from raybench.cluster.probes import FREE_GPU_S, check_nodes, probe_cuda
+from raybench.cluster.probes import FREE_GPU_S, check_nodes, probe_cuda, smallest_gpu
 from raybench.errors import UserError
 from raybench.experiment import ACCELERATOR
 from raybench.version import PACKAGE
@@ -157,6 +157,16 @@ class Session:
         if grown:  # an autoscaling cluster: a node may be there only once trials wait for it
             found = max(found, fits(grown, resources))
         return found if self.cap is None else min(found, self.cap)
+
+    def gpus(self, resources: Mapping[str, float]) -> float:
+        """How many GPUs the nodes have on which such a trial may run; as many as an autoscaler may bring, if more."""
+        counts = [node["Resources"].get("GPU", 0.0) for node in self.nodes() if fits(node["Resources"], resources)]
+        return max(float(sum(counts)), float((_grown() or {}).get("GPU", 0.0)))
+
+    def gpu_bytes(self, resources: Mapping[str, float]) -> int:
+        """Bytes of the smallest GPU on which such a trial may run; 0 where torch sees none."""
+        nodes = [n for n in self.nodes() if n["Resources"].get("GPU", 0.0) and fits(n["Resources"], resources)]
+        return smallest_gpu([node["NodeID"] for node in nodes])
 
     def check(self, results: str, store: str) -> None:
         """``UserError`` unless every node that may run trials runs this raybench and sees both folders."""

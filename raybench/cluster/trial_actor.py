@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -16,9 +16,10 @@ import torch
 
 from raybench.cluster.aggregator import wait_for
 from raybench.cluster.lease import ClusterLease
-from raybench.device_memory import limit_memory
+from raybench.device_memory import CONTEXT_BYTES, limit_memory
 from raybench.ledger import MEASURE, Request
 from raybench.measuring import measure_trial, receipt
+from raybench.spec import TrialSpec
 from raybench.trial import OUT_OF_MEMORY, run_trial
 from raybench.workshop import Placement, Settings, Workshop, WrongDevice
 
@@ -38,6 +39,10 @@ class Kit:
     gpu: float = 0.0
     exclusive: bool = False
     last: bool = False
+
+    def with_share(self, gpu: float) -> Kit:
+        """For a worker with a share of its own; a whole GPU is its own device."""
+        return replace(self, gpu=gpu, exclusive=self.exclusive or gpu >= 1)
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,7 @@ class TrialRunner:
         if self._broken:
             os._exit(1)  # only a new process is cured; pool and searcher replace a worker that died
         shop, trial = self._workshop(), Request.from_dict(request)
+        self._limit(trial.spec, shop)
         try:
             if MEASURE in trial.context:
                 records = measure_trial(trial.spec, trial.context, shop)
@@ -89,6 +95,12 @@ class TrialRunner:
         finally:
             os._exit(1)
 
+    def _limit(self, spec: TrialSpec, shop: Workshop) -> None:
+        """Ray packs trials and limits nothing: hold this process to its share of the GPU."""
+        if 0 < self._kit.gpu < 1 and torch.cuda.is_available():
+            known = shop.footprints.get(spec)
+            limit_memory(self._kit.gpu, CONTEXT_BYTES if known is None else known.context)
+
     def _tidy(self) -> None:
         """Free the device between trials. An error that a trial left on it (a failed assertion in a kernel) stays for
         as long as the process lives, and would fail every later trial: this process takes none any more."""
@@ -106,8 +118,6 @@ class TrialRunner:
             ids = ray.get_gpu_ids()
             if not ids:
                 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # num_gpus=0 does not hide the node's GPUs
-            elif 0 < self._kit.gpu < 1 and torch.cuda.is_available():
-                limit_memory(self._kit.gpu)  # Ray packs trials and limits nothing
             placement = Placement(
                 device_ids=",".join(str(i) for i in ids),
                 ray_version=ray.__version__,

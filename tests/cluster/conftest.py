@@ -147,6 +147,8 @@ def on():
             resources=changes.get("resources", prepared.experiment.resources),
             session=session,
             exclusive=changes.get("exclusive", False),
+            device_type=prepared.plan.device_type,
+            measured=prepared.experiment.measured,
         )
 
     return on

@@ -32,22 +32,33 @@ def runner_on(monkeypatch, tmp_path):
     return runner_on
 
 
-def test_a_share_of_a_gpu_is_a_share_of_its_memory(runner_on):
+@pytest.fixture
+def trial(plan_of):
+    problem = {"dataset": "digits", "models": ["mlp"], "scenarios": [{"name": "class", "classes": [0]}]}
+    return (
+        plan_of({"name": "x", "problems": [problem], "methods": ["original"]}, device_type="cuda").references()[0].spec
+    )
+
+
+def test_a_share_of_a_gpu_is_a_share_of_its_memory(runner_on, trial):
     runner, fractions = runner_on([1], 0.25, cuda=True)
-    placement = runner._workshop().placement
-    left = [0.25 - 0.5 / 16]  # of 16 GiB: torch does not count the half GiB that CUDA itself takes
-    assert fractions == left
+    shop = runner._workshop()
+    runner._limit(trial, shop)
+    left = 0.25 - 0.5 / 16  # of 16 GiB: torch does not count the half GiB that CUDA itself takes
+    shop.footprints.note(trial, 2**30, 2**28)
+    runner._limit(trial, shop)
+    assert fractions == [left, 0.25 - 0.25 / 16]  # measured, it was less
+    placement = shop.placement
     assert (placement.device_ids, placement.node, placement.exclusive) == ("1", "node7", False)
     assert placement.ray_version == trial_actor.ray.__version__
-    runner._workshop()
-    assert fractions == left  # once per process
 
 
-def test_a_whole_gpu_or_a_pretended_one_is_not_limited(runner_on):
-    assert runner_on([0], 1.0, cuda=True)[0]._workshop().placement.exclusive
-    runner, fractions = runner_on([0], 0.25, cuda=False)
-    assert runner._workshop().placement.device_ids == "0"
-    assert fractions == []
+def test_a_whole_gpu_or_a_pretended_one_is_not_limited(runner_on, trial):
+    for gpu, cuda in ((1.0, True), (0.25, False)):
+        runner, fractions = runner_on([0], gpu, cuda)
+        shop = runner._workshop()
+        runner._limit(trial, shop)
+        assert (shop.placement.exclusive, shop.placement.device_ids, fractions) == (gpu == 1, "0", [])
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
 
 

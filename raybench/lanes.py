@@ -1,0 +1,67 @@
+"""Which lanes of a search stage may run at once, when trials take different shares of a GPU. Pure arithmetic.
+
+A lane is a warm worker with a share of its own; it runs one trial after the other. Changing its share means another
+process, so a lane prefers trials of its share, and ends for others only when these have waited for a while.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+PATIENCE_S = 60.0  # a worker takes some ten seconds to start: worth it after a minute
+MARGIN = 1e-6
+
+
+class Lanes:
+    """Lanes on ``gpus`` devices, at most ``slots`` of them. ``now`` is a clock in seconds."""
+
+    def __init__(
+        self, gpus: float, slots: int, patience_s: float = PATIENCE_S, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.slots = slots
+        self._gpus = gpus
+        self._patience_s = patience_s
+        self._now = now
+        self._open: dict[str, float] = {}  # lane -> share
+        self._since: dict[float, float] = {}  # share that found no room -> since when
+        self._pending: dict[str, float] = {}  # lane that has no worker yet -> since when
+
+    def room(self, share: float) -> bool:
+        """Whether a lane of this share fits beside those that are open. A larger share that has waited for long, for
+        room or for a worker, goes first: what comes free until then stays free."""
+        if len(self._open) >= self.slots or sum(self._open.values()) + share > self._gpus + MARGIN:
+            self._since.setdefault(share, self._now())
+            return False
+        return all(share >= waiting for waiting in self._overdue())
+
+    def open(self, lane: str, share: float) -> None:
+        """A lane begins."""
+        self._open[lane] = share
+        self._since.pop(share, None)
+
+    def close(self, lane: str) -> None:
+        """A lane has ended."""
+        self._open.pop(lane, None)
+        self._pending.pop(lane, None)
+
+    def share(self, lane: str) -> float:
+        """The share of an open lane."""
+        return self._open[lane]
+
+    def without_worker(self, lanes: set[str]) -> None:
+        """Which open lanes still wait for a worker: free pieces of several devices do not make a whole one."""
+        self._pending = {lane: self._pending.get(lane, self._now()) for lane in lanes if lane in self._open}
+
+    def must_end(self, lane: str) -> bool:
+        """Whether the lane has to make room when its trial ends: another share has waited for long."""
+        return any(share != self._open[lane] for share in self._overdue())
+
+    def served(self, wanted: set[float]) -> None:
+        """Only these shares still have trials that wait for a lane."""
+        self._since = {share: since for share, since in self._since.items() if share in wanted}
+
+    def _overdue(self) -> list[float]:
+        """The shares that have waited for long."""
+        waiting = [*self._since.items(), *((self._open[lane], since) for lane, since in self._pending.items())]
+        return [share for share, since in waiting if self._now() - since >= self._patience_s]
