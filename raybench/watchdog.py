@@ -8,6 +8,7 @@ a deadlock between threads) is given up with its process. Seconds off the clock 
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
@@ -61,6 +62,9 @@ class Watchdog:
         main = threading.main_thread().ident
         assert SIGNAL is not None
         assert main is not None
+        # In CPython 3.11 a thread that is traced (coverage, a debugger) turns in its evaluation loop for ever while a
+        # signal is pending that the main thread alone may take, and that one sits in a foreign call.
+        sys.settrace(None)
         while not self._over.wait(EVERY_S):
             late = self._late_s()
             if late > min(END_S, self._clock.limit_s) and self._give_up is not None:

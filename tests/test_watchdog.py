@@ -99,6 +99,33 @@ def test_what_cannot_be_interrupted_is_given_up(watch):
     assert reasons[0].endswith("could not be interrupted: its process was ended")
 
 
+DEADLOCK = """
+import ctypes, os, sys, threading
+import torch
+from raybench import watchdog
+from raybench.passes import Clock
+
+def trace(*_):
+    return trace
+
+watchdog.GRACE_S, watchdog.EVERY_S = 0.1, 0.02
+if sys.argv[1] == "traced":
+    threading.settrace(trace)
+clock = Clock(torch.device("cpu"), 0.1)
+clock.start()
+watchdog.Watchdog(clock, lambda reason: os._exit(7))
+library, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(128)
+library.pthread_mutex_lock(mutex)
+library.pthread_mutex_lock(mutex)
+"""
+
+
+@pytest.mark.parametrize("way", ["plain", "traced"])
+def test_a_foreign_call_that_never_returns_ends_with_its_process(way):
+    """In a process that is measured by coverage too, where threads are traced."""
+    assert subprocess.run([sys.executable, "-c", DEADLOCK, way], timeout=60, check=False).returncode == 7
+
+
 def test_in_another_thread_it_does_nothing():
     made = []
     thread = threading.Thread(target=lambda: made.append(Watchdog(Clock(torch.device("cpu"), 0.1))))

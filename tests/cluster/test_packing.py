@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import pytest
 import ray
 from ray import tune
 
@@ -145,37 +141,3 @@ def test_memory_that_runs_out_within_a_share_makes_the_next_shares_larger(local_
     assert len(rows) + len(hungry) == 8
     assert min(row["share"] for row in rows) > max(hungry)
     assert share_of(known.get(spec), DEVICE) * DEVICE >= NEEDS["gradient_ascent"]
-
-
-EIGHT = """
-import json, sys
-from pathlib import Path
-from raybench.cluster.session import Session
-from test_packing import NEEDS, check, make_plan, pack
-session, folder = Session.start(slots=24, gpus=8), Path(sys.argv[1])
-plan = make_plan(list(NEEDS), trials=24)
-first, _ = pack(plan, folder, gpus=8, slots=24)
-check(first, {row["key"]: row for row in reversed(first)})
-(folder / "gather").mkdir()
-again, _ = pack(plan, folder, gpus=8, slots=24, gather=str(folder / "gather"), lanes=10)
-most = {}
-for row in again:
-    beside = [r for r in again if r["gpus"] == row["gpus"] and r["began"] <= row["began"] < r["ended"]]
-    most[row["gpus"][0]] = max(most.get(row["gpus"][0], 0.0), sum(r["share"] for r in beside))
-session.close()
-print(json.dumps({"rows": [len(first), len(again)], "at_once": check(again, {}), "most": max(most.values())}))
-"""
-
-
-@pytest.mark.slow
-def test_eight_pretended_gpus(ray_home, tmp_path):
-    """More trials at once than GPUs, and never more on one than it has. In a process and a Ray of its own."""
-    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", ""), os.getcwd()])
-    command = [sys.executable, "-c", EIGHT, str(tmp_path)]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    print(found)
-    assert found["rows"] == [72, 72]
-    assert found["at_once"] > 8
-    assert 0.5 < found["most"] <= 1.0
