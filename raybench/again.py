@@ -74,7 +74,7 @@ def run_again(results: str, prefix: str, options: Options, keep: tuple[str, ...]
     with folder.open("spec.yaml") as file:
         raw = yaml.safe_load(file.read())
     spec = TrialSpec.from_dict(row["spec"])
-    prepared = prepare(raw, dataclasses.replace(options, results=results), row["device_type"], write=False)
+    prepared = prepare(raw, dataclasses.replace(options, results=results), [row["device_type"]], write=False)
     settings = dataclasses.replace(
         prepared.settings, keep=keep, artifacts=prepared.settings.artifacts if keep else None, use_once=False
     )

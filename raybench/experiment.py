@@ -101,6 +101,7 @@ class Experiment:
     resources: Mapping[str, float]
     measured: bool  # what share of a GPU a trial takes is measured; resources has a whole one for the first of a kind
     device: str
+    each_device: bool  # every problem once per device type, with references and lines of its own there
     threads: int
     time_limit_s: float | None
     exclusive: bool
@@ -182,6 +183,7 @@ def make_experiment(raw: Mapping[str, Any]) -> Experiment:
         resources=_resources(spec),
         measured=_measured(spec),
         device=spec.device,
+        each_device=spec.devices == "each",
         threads=spec.threads,
         time_limit_s=spec.time_limit,
         exclusive=spec.timing == "exclusive",
@@ -213,9 +215,11 @@ def _resources(spec: SpecFile) -> dict[str, float]:
     """What one trial takes: cpu, gpu (a whole one if it is measured), and others by the names that Ray has for them."""
     given = spec.resources
     gpu = 1.0 if _measured(spec) else float(given.gpu or 0.0)
-    if spec.device == "cuda" and gpu <= 0:
+    if spec.devices == "each" and spec.device != "auto":
+        raise UserError(f"devices: each needs device: auto, got {spec.device}; leave one of the two out")
+    if _on_cuda(spec) and gpu <= 0:
         raise UserError(
-            "device: cuda needs resources.gpu above 0, got 0; ask for a share such as 0.25, or for measured"
+            f"{_on_cuda(spec)} needs resources.gpu above 0, got 0; ask for a share such as 0.25, or for measured"
         )
     reserved = [name for name in given.custom if name.lower() in OWN or name.startswith(ACCELERATOR)]
     if reserved:
@@ -236,7 +240,12 @@ def _resources(spec: SpecFile) -> dict[str, float]:
 
 def _measured(spec: SpecFile) -> bool:
     """Whether the share of a GPU is measured: where the spec says so, or asks for CUDA and for no share."""
-    return spec.resources.gpu == "measured" or (spec.resources.gpu is None and spec.device == "cuda")
+    return spec.resources.gpu == "measured" or (spec.resources.gpu is None and bool(_on_cuda(spec)))
+
+
+def _on_cuda(spec: SpecFile) -> str:
+    """What in the spec asks for CUDA; empty where nothing does."""
+    return "device: cuda" if spec.device == "cuda" else "devices: each" if spec.devices == "each" else ""
 
 
 def _default_metrics() -> tuple[str, ...]:

@@ -31,7 +31,7 @@ def keep_facts(results: str, plan: Plan) -> None:
         if FILE in found.scenario.options:
             paths[str(given.scenario.options[FILE])] = found.scenario.options[FILE]
     facts = {
-        "device_type": plan.device_type,
+        "device_types": list(plan.device_types),
         "data": {label: dataclasses.asdict(facts) for label, facts in plan.data.items()},
         "paths": paths,
         "digests": dict(plan.digests),
@@ -52,10 +52,11 @@ def kept_plan(results: str) -> Plan:
     try:
         found: Mapping[str, Any] = json.loads(text)
         data = {label: _facts(plain) for label, plain in found["data"].items()}
-        device_type, paths, digests = str(found["device_type"]), dict(found["paths"]), dict(found["digests"])
+        paths, digests = dict(found["paths"]), dict(found["digests"])
+        device_types = [str(name) for name in found["device_types"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{results}/{FACTS} must be as raybench wrote it, it is damaged; run the spec again") from error
-    return Plan(_with_paths(make_experiment(raw), paths), data, device_type, digests)
+    return Plan(_with_paths(make_experiment(raw), paths), data, device_types, digests)
 
 
 def _with_paths(experiment: Experiment, paths: Mapping[str, str]) -> Experiment:

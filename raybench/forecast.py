@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from raybench.problem import build_model, load_data, split_validation
-from raybench.run import Options, Prepared, cluster_device, prepare
+from raybench.run import Options, Prepared, cluster_devices, prepare
 from raybench.seeding import seeded_globals
 from raybench.spec import ProblemSpec
 from raybench.spec_file import apply_settings, read_spec
@@ -32,7 +32,7 @@ def forecast(spec: str, settings: Sequence[str], options: Options, form: str) ->
 def look_ahead(spec: str, settings: Sequence[str], options: Options) -> dict[str, Any]:
     """The plan of a spec: trials per stage, and ``estimate``, ``seconds`` of one device with their basis."""
     raw = apply_settings(read_spec(spec), settings)
-    prepared = prepare(raw, options, cluster_device(raw, options), write=False)
+    prepared = prepare(raw, options, cluster_devices(raw, options), write=False)
     stages = count(prepared.plan, prepared.ledger)
     missing = sum(stage["to_run"] for stage in stages.values())
     estimate = estimate_s(prepared, stages) if missing else {"seconds": 0.0, "basis": "nothing to run"}
@@ -40,7 +40,7 @@ def look_ahead(spec: str, settings: Sequence[str], options: Options) -> dict[str
         "experiment": prepared.experiment.name,
         "results": prepared.results,
         "store": prepared.store,
-        "device": prepared.plan.device_type,
+        "device": " and ".join(prepared.plan.device_types),
         "stages": stages,
         "lines": len(prepared.plan.lines),
         "skipped_lines": sum(line.skip is not None for line in prepared.plan.lines),

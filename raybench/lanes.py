@@ -24,16 +24,18 @@ class Lanes:
         self._patience_s = patience_s
         self._now = now
         self._open: dict[str, float] = {}  # lane -> share
-        self._since: dict[float, float] = {}  # share that found no room -> since when
+        self._since: dict[float, tuple[float, bool]] = {}  # share that found no room -> since when, for want of a GPU
         self._pending: dict[str, float] = {}  # lane that has no worker yet -> since when
 
     def room(self, share: float) -> bool:
         """Whether a lane of this share fits beside those that are open. A larger share that has waited for long, for
         room or for a worker, goes first: what comes free until then stays free."""
-        if len(self._open) >= self.slots or sum(self._open.values()) + share > self._gpus + MARGIN:
-            self._since.setdefault(share, self._now())
+        gpu_full = share > 0 and sum(self._open.values()) + share > self._gpus + MARGIN
+        if gpu_full or len(self._open) >= self.slots:
+            since, _ = self._since.get(share, (self._now(), True))
+            self._since[share] = since, gpu_full
             return False
-        return all(share >= waiting for waiting in self._overdue())
+        return all(share >= waiting or (share == 0 and for_gpu) for waiting, for_gpu in self._overdue())
 
     def open(self, lane: str, share: float) -> None:
         """A lane begins."""
@@ -55,13 +57,20 @@ class Lanes:
 
     def must_end(self, lane: str) -> bool:
         """Whether the lane has to make room when its trial ends: another share has waited for long."""
-        return any(share != self._open[lane] for share in self._overdue())
+        own = self._open[lane]
+        return any(share != own and (own > 0 or not for_gpu) for share, for_gpu in self._overdue())
+
+    def late(self) -> set[float]:
+        """The shares that have waited for long."""
+        return {share for share, _ in self._overdue()}
 
     def served(self, wanted: set[float]) -> None:
         """Only these shares still have trials that wait for a lane."""
         self._since = {share: since for share, since in self._since.items() if share in wanted}
 
-    def _overdue(self) -> list[float]:
-        """The shares that have waited for long."""
-        waiting = [*self._since.items(), *((self._open[lane], since) for lane, since in self._pending.items())]
-        return [share for share, since in waiting if self._now() - since >= self._patience_s]
+    def _overdue(self) -> list[tuple[float, bool]]:
+        """The shares that have waited for long, and whether for want of a GPU alone: what takes none is not in the
+        way then."""
+        waiting = [(share, since, for_gpu) for share, (since, for_gpu) in self._since.items()]
+        waiting += [(self._open[lane], since, False) for lane, since in self._pending.items()]
+        return [(share, for_gpu) for share, since, for_gpu in waiting if self._now() - since >= self._patience_s]

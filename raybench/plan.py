@@ -6,7 +6,7 @@ The same plan drives ``--serial``, the cluster, ``raybench plan`` and resume.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -60,23 +60,24 @@ class DataFacts:
 
 
 class Plan:
-    """The experiment bound to its data (by checksum) and to a device type."""
+    """The experiment bound to its data (by checksum) and to device types."""
 
     def __init__(
         self,
         experiment: Experiment,
         data: Mapping[str, DataFacts],
-        device_type: str,
+        device_types: Sequence[str],
         digests: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """``data``: facts by the dataset's label; ``device_type``: cpu or cuda, resolved by the caller; ``digests``:
-        of the files that models and scenarios name, by the label of the model or scenario."""
+        """``data``: facts by the dataset's label; ``device_types``: cpu or cuda, resolved by the caller, or both, and
+        then each problem is there once for each; ``digests``: of the files that models and scenarios name, by the label
+        of the model or scenario."""
         self.experiment = experiment
-        self.device_type = device_type
+        self.device_types = tuple(device_types)
         self.data = data
         self.digests = digests
-        self.problems = [self._problem(cell) for cell in experiment.cells]
-        candidates = [c for c in experiment.candidates if not _reference(c)]
+        self.problems = [self._problem(cell, device) for device in self.device_types for cell in experiment.cells]
+        candidates = [c for c in experiment.candidates if not _is_reference(c)]
         self._of_problem = [[self._line(problem, c) for c in candidates] for problem in self.problems]
         self.lines = [line for lines in self._of_problem for line in lines]
         self._searched = {line.search.id: line for line in reversed(self.lines) if line.search is not None}
@@ -96,12 +97,11 @@ class Plan:
             for seed in self.experiment.train_seeds:
                 at = self._at(problem, seed)
                 for training in trainings.values():
-                    requests.append(_reference_request(at, "original", 0, training))
+                    requests.append(self._reference(at, "original", 0, training))
                 for index in range(self.experiment.gold_seeds):
-                    requests.append(_reference_request(at, "retrain", index, Training()))
+                    requests.append(self._reference(at, "retrain", index))
                 if SCENARIOS[problem.scenario.name].corrupts(_params(problem)):
-                    spec = _reference_request(at, "retrain", 0, Training()).spec
-                    requests.append(Request(dataclasses.replace(spec, variant=CLEAN)))
+                    requests.append(self._reference(at, "retrain", 0, variant=CLEAN))
         return requests
 
     def oracles(self, ledger: Ledger) -> list[Request]:
@@ -219,7 +219,7 @@ class Plan:
     def _golds(self, cell: ProblemSpec) -> list[str]:
         """Trial ids of the retrained models of a cell beside the reference ones."""
         return [
-            _reference_request(self._at(cell, seed), "retrain", index, Training()).spec.trial_id
+            self._reference(self._at(cell, seed), "retrain", index).spec.trial_id
             for seed in self.experiment.train_seeds
             for index in range(1, self.experiment.gold_seeds)
         ]
@@ -231,7 +231,24 @@ class Plan:
             self._seeded[key] = with_seed(problem, train_seed)
         return self._seeded[key]
 
-    def _problem(self, cell: Cell) -> ProblemSpec:
+    def _device(self, problem: ProblemSpec) -> str:
+        """The part of a variant that tells a problem's lines from those on another device type."""
+        return problem.device_type if self.experiment.each_device else ""
+
+    def _named(self, problem: ProblemSpec, candidate: Candidate) -> Candidate:
+        return dataclasses.replace(candidate, variant=_joined(self._device(problem), candidate.variant))
+
+    def _reference(
+        self, at: ProblemSpec, method: str, index: int, training: Training | None = None, variant: str = ""
+    ) -> Request:
+        """The row's variant is for people, the spec's is part of the identity: a reference model has the same one
+        whatever else a spec asks for."""
+        training = training or Training()
+        spec = TrialSpec(at, method, METHODS[method].version, {}, index, REFERENCE, training, variant)
+        named = _joined(self._device(at), variant or ("" if training.kind == STANDARD else training.kind))
+        return Request(spec, {"variant": named} if named != variant else {})
+
+    def _problem(self, cell: Cell, device_type: str) -> ProblemSpec:
         experiment = self.experiment
         versions: dict[str, int | str] = {"model": MODELS[cell.model.name].version}
         versions["scenario"] = SCENARIOS[cell.scenario.name].version
@@ -249,12 +266,13 @@ class Plan:
             draw_seed=experiment.draw_seed,
             validation=experiment.validation,
             threads=experiment.threads,
-            device_type=self.device_type,
+            device_type=device_type,
             train_workers=cell.train_workers,
             versions=versions,
         )
 
     def _line(self, cell: ProblemSpec, candidate: Candidate) -> Line:
+        candidate = self._named(cell, candidate)
         entry = METHODS[candidate.method]
         skip = self._skip(cell, candidate, entry)
         space = search_space(entry.hparams, candidate.fixed, candidate.ranges, entry.name)
@@ -310,7 +328,10 @@ class Plan:
 
 def line_variant(candidate: Candidate, rule: str, plan: SearchPlan) -> str:
     """The variant of a final: the candidate's, and the selection rule where a spec lists several."""
-    parts = [candidate.variant, rule if len(plan.select) > 1 else ""]
+    return _joined(candidate.variant, rule if len(plan.select) > 1 else "")
+
+
+def _joined(*parts: str) -> str:
     return ", ".join(part for part in parts if part)
 
 
@@ -319,7 +340,7 @@ def _params(problem: ProblemSpec) -> Any:
     return resolve(entry.params, problem.scenario.options, f"scenario {problem.scenario.name}")
 
 
-def _reference(candidate: Candidate) -> bool:
+def _is_reference(candidate: Candidate) -> bool:
     return METHODS[candidate.method].reference
 
 
@@ -328,10 +349,3 @@ def _oracle(
 ) -> Request:
     version = METHODS[method].version
     return Request(TrialSpec(problem, method, version, {}, index, ORACLE, training or Training(), variant))
-
-
-def _reference_request(problem: ProblemSpec, method: str, index: int, training: Training) -> Request:
-    entry = METHODS[method]
-    spec = TrialSpec(problem, method, entry.version, {}, index, REFERENCE, training)
-    variant = "" if training.kind == STANDARD else training.kind
-    return Request(spec, {"variant": variant} if variant else {})

@@ -35,6 +35,7 @@ from raybench.spec_file import apply_settings, read_spec
 from raybench.workshop import Settings
 
 Redo = Callable[[ResultStore], Mapping[str, int]]
+BOTH = ("cuda", "cpu")  # in the order in which a stage hands out the work: there are fewer GPUs than cores
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Prepared:
 
 
 def prepare(
-    raw: Mapping[str, Any], options: Options, device_type: str | None = None, *, write: bool = True
+    raw: Mapping[str, Any], options: Options, device_types: Sequence[str] | None = None, *, write: bool = True
 ) -> Prepared:
     """Validate everything that can be wrong before anything is trained."""
     root = data_root(options.data)
@@ -96,8 +97,10 @@ def prepare(
     for cell in experiment.cells:
         raw_data, checksum = load_data(cell.dataset, root, options.download)
         data[cell.dataset.label] = DataFacts(checksum, raw_data.num_classes, raw_data.input_shape)
-    plan = Plan(experiment, data, device_type or resolve_device(experiment), digests)
+    plan = Plan(experiment, data, device_types or resolve_devices(experiment), digests)
     notes: list[str] = []
+    if experiment.each_device and len(plan.device_types) < 2:
+        notes.append("devices: each finds no CUDA device: all runs on CPU; the same command with one adds the rest")
     for problem in plan.problems:
         notes += check_problem(problem, load_data(problem.dataset, root, options.download)[0])
     metrics = metric_infos(experiment.metrics)
@@ -125,6 +128,8 @@ def prepare(
         git_commit=git_commit(),
     )
     _check_rows(rows, results)
+    if write:
+        _check_devices(rows, results, plan)
     ledger = read_ledger(rows)
     _check_objective(ledger, experiment.search.metric, results)
     return Prepared(experiment, plan, ledger, results, store, settings, metrics, tuple(dict.fromkeys(notes)))
@@ -148,11 +153,11 @@ def run(
     reporter = reporter or Reporter(quiet=options.quiet, verbose=options.verbose)
     raw = apply_settings(spec if isinstance(spec, Mapping) else read_spec(spec), settings)
     session: Any = None
-    device_type = None
+    device_types = None
     try:
         if options.address is not None and not options.serial:
-            session, device_type = _connect(make_experiment(raw), options)
-        prepared = prepare(raw, options, device_type)
+            session, device_types = _connect(make_experiment(raw), options)
+        prepared = prepare(raw, options, device_types)
         for note in prepared.notes:
             reporter.say(note)
         with DriverLock(prepared.results, on_wait=reporter.say) as lock:
@@ -245,7 +250,7 @@ class _Starter:
     def _start(self) -> Executor:
         prepared, options = self._prepared, self._options
         if options.serial:
-            cuda = prepared.plan.device_type == "cuda"
+            cuda = "cuda" in prepared.plan.device_types
             return SerialExecutor(
                 self._store, prepared.settings, share=prepared.experiment.resources["gpu"] if cuda else 1.0
             )
@@ -263,7 +268,7 @@ class _Starter:
             resources=prepared.experiment.resources,
             session=self._session,
             exclusive=prepared.experiment.exclusive,
-            device_type=prepared.plan.device_type,
+            device_types=prepared.plan.device_types,
             measured=prepared.experiment.measured,
         )
         if executor.note:
@@ -336,6 +341,18 @@ def _check_rows(store: ResultStore, results: str) -> None:
         )
 
 
+def _check_devices(store: ResultStore, results: str, plan: Plan) -> None:
+    """The leaderboard would lose the lines of a device type that is not here."""
+    if not plan.experiment.each_device or not store.ids():
+        return
+    lost = sorted(set(store.trials(columns=["device_type"])["device_type"]) - set(plan.device_types))
+    if lost:
+        raise UserError(
+            f"devices: each must find the device types of the rows that are there, got no {', '.join(lost)} here "
+            f"and such rows in {results}; go on where they ran, or give --results"
+        )
+
+
 def _check_objective(ledger: Ledger, metric: str, results: str) -> None:
     """Two searches may share a trial: one that was run for another objective must have measured this one too."""
     for row in ledger.rows.values():
@@ -355,28 +372,31 @@ def metric_infos(names: Sequence[str]) -> list[MetricInfo]:
     ]
 
 
-def resolve_device(experiment: Experiment) -> str:
-    """The device type of a run on this machine alone."""
+def resolve_devices(experiment: Experiment) -> tuple[str, ...]:
+    """The device types of a run on this machine alone."""
+    if experiment.each_device:
+        return BOTH if torch.cuda.is_available() else ("cpu",)
     if experiment.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device: cuda needs a CUDA device, this machine has none; use device: auto or cpu")
     if experiment.device == "auto":
         # Only a trial that asks for a share of a GPU gets one: the same rule as on a cluster, and in every process.
-        return "cuda" if experiment.resources["gpu"] > 0 and torch.cuda.is_available() else "cpu"
-    return experiment.device
+        return ("cuda" if experiment.resources["gpu"] > 0 and torch.cuda.is_available() else "cpu",)
+    return (experiment.device,)
 
 
-def cluster_device(raw: Mapping[str, Any], options: Options) -> str | None:
-    """The device type that ``options.address`` would give this spec; None without an address."""
+def cluster_devices(raw: Mapping[str, Any], options: Options) -> tuple[str, ...] | None:
+    """The device types that ``options.address`` would give this spec; None without an address."""
     if options.address is None:
         return None
-    session, device_type = _connect(make_experiment(raw), options)
+    session, device_types = _connect(make_experiment(raw), options)
     session.close()
-    return device_type
+    return device_types
 
 
-def _connect(experiment: Experiment, options: Options) -> tuple[Any, str]:
+def _connect(experiment: Experiment, options: Options) -> tuple[Any, tuple[str, ...]]:
     """Connect to the cluster first: the device type of ``device: auto`` depends on what it has."""
     from raybench.cluster.session import Session
 
     session = Session.connect(options.address or "auto", options.slots)
-    return session, session.device_type(experiment.device, experiment.resources)
+    found = session.device_type(experiment.device, experiment.resources)
+    return session, BOTH if experiment.each_device and found == "cuda" else (found,)

@@ -141,6 +141,7 @@ class SpecFile(Strict):
     metrics: list[str] | None = Field(default=None, min_length=1)
     resources: ResourcesItem = ResourcesItem()
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: Literal["one", "each"] = "one"
     threads: Whole = Field(default=1, ge=1, le=1024)
     time_limit: Real | None = Field(default=None, gt=0)
     timing: Literal["shared", "exclusive"] = "shared"

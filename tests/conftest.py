@@ -6,7 +6,7 @@ import contextlib
 import io
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,10 +87,10 @@ def plan_of() -> Callable[..., Any]:
     from raybench.experiment import make_experiment
     from raybench.plan import DataFacts, Plan
 
-    def make(spec: dict[str, Any], checksum: str = "c0", device_type: str = "cpu") -> Plan:
+    def make(spec: dict[str, Any], checksum: str = "c0", device_types: Sequence[str] = ("cpu",)) -> Plan:
         experiment = make_experiment(spec)
         labels = {cell.dataset.label for cell in experiment.cells}
-        return Plan(experiment, {label: DataFacts(checksum, 10, (1, 28, 28)) for label in labels}, device_type)
+        return Plan(experiment, {label: DataFacts(checksum, 10, (1, 28, 28)) for label in labels}, device_types)
 
     return make
 

@@ -89,3 +89,34 @@ def test_lanes_end_for_one_whose_worker_does_not_start(clock):
     assert not lanes.must_end("b")
     lanes.close("whole")
     assert lanes.room(0.5)
+
+
+def test_what_takes_no_gpu_need_not_end_for_what_waits_for_one(clock):
+    lanes = Lanes(1, 4, patience_s=60, now=clock)
+    for lane in "ab":
+        assert lanes.room(0.5)
+        lanes.open(lane, 0.5)
+    assert not lanes.room(0.5)  # the GPU is full
+    assert lanes.room(0.0)
+    lanes.open("cpu", 0.0)
+    clock.seconds = 61
+    assert lanes.late() == {0.5}
+    assert not lanes.must_end("cpu")
+    assert lanes.room(0.0)
+    lanes.open("other", 0.0)
+    lanes.close("a")
+    assert lanes.room(0.5)
+    lanes.open("c", 0.5)
+    assert not lanes.room(0.0)  # no fifth slot
+
+
+def test_it_ends_where_it_takes_the_last_slot(clock):
+    lanes = Lanes(1, 2, patience_s=60, now=clock)
+    for lane in "ab":
+        lanes.open(lane, 0.0)
+    assert not lanes.room(0.5)
+    clock.seconds = 61
+    assert lanes.must_end("a")
+    lanes.close("a")
+    assert not lanes.room(0.0)
+    assert lanes.room(0.5)

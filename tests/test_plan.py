@@ -53,7 +53,7 @@ IDENTITY: dict[str, dict[str, Any]] = {
     "draw seed": {"seeds": {"train": [0], "draw": 1}},
     "validation": {"validation": 0.2},
     "threads": {"threads": 2},
-    "device type": {"data": {"device_type": "cuda"}},
+    "device type": {"data": {"device_types": ["cuda"]}},
 }
 ONLY_FINALS: dict[str, dict[str, Any]] = {
     "unlearn seed": {"seeds": {"train": [0], "unlearn": [1]}},
@@ -275,3 +275,31 @@ def test_an_id_is_the_hash_of_the_whole_spec(make: Any) -> None:
             whole = spec.to_dict() | {"problem": spec.problem.identity}
             assert spec.trial_id == content_hash(whole)
             assert TrialSpec.from_dict(json.loads(json.dumps(spec.to_dict()))).trial_id == spec.trial_id
+
+
+def test_each_device_type_has_problems_references_and_lines_of_its_own(make: Any, make_spec: Any) -> None:
+    methods = [*fixed(), {"name": "scrub", "sweep": {"alpha": [0.5, 1.0]}}, "mnemonic"]
+    changes = {"methods": methods, "search": {"trials": 2, "select": ["distance", "knee"]}, "gold_seeds": 2}
+    alone = {device: make({"device_types": [device]}, **changes) for device in ("cuda", "cpu")}
+    both = make({"device_types": ["cuda", "cpu"]}, devices="each", **changes)
+    assert [p.device_type for p in both.problems] == ["cuda", "cpu"]
+    for plan in alone.values():
+        mine = {r.spec.trial_id for r in plan.references()}
+        assert mine <= {r.spec.trial_id for r in both.references()}  # the same models, so the same trials
+        assert {s.id for s in plan.searches()} <= {s.id for s in both.searches()}
+    assert len(both.references()) == sum(len(plan.references()) for plan in alone.values())
+    assert {r.context["variant"] for r in both.references()} == {"cuda", "cpu", "cuda, mnemonic", "cpu, mnemonic"}
+    named = {(r.spec.method, r.spec.variant, r.spec.problem.device_type) for r in both.finals(Ledger())}
+    assert named == {("finetune", device, device) for device in ("cuda", "cpu")}
+    tuned = {key[3:] for key in both.wanted(Ledger()).tuning_s}
+    sweeps = [f"{device}, alpha={alpha}, {rule}" for device in ("cuda", "cpu") for alpha in ("0.5", "1")
+              for rule in ("distance", "knee")]  # fmt: skip
+    assert {("scrub", sweep) for sweep in sweeps} <= tuned
+    assert both.count_finals() == 2 * alone["cpu"].count_finals()
+
+
+def test_one_device_type_of_each_is_named_too(make: Any) -> None:
+    """So that the rows of a machine without a GPU are still right when one comes."""
+    few, many = (make({"device_types": types}, devices="each") for types in (["cpu"], ["cuda", "cpu"]))
+    assert ids(few) < ids(many)
+    assert {r.spec.variant for r in few.finals(Ledger())} == {"cpu"}

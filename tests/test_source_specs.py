@@ -105,7 +105,7 @@ def test_is_planned(name: str) -> None:
     experiment = load_experiment(path_of(name))
     assert re.search(r"(?i)\bminutes?\b|\bhours?\b", experiment.description), "says how long it takes"
     data = {cell.dataset.label: facts(cell.dataset) for cell in experiment.cells}
-    plan = Plan(experiment, data, "cpu")
+    plan = Plan(experiment, data, ["cpu"])
     stages = count(plan, Ledger())
     seeds = len(experiment.train_seeds)
     assert stages["references"]["to_run"] >= len(plan.problems) * seeds  # a retrained model for each, at least

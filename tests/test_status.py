@@ -138,7 +138,7 @@ def test_neither_the_data_nor_a_plug_in_is_needed(
     assert "trials to come are unknown here" in cli("status", "out").out
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"device_type": "cpu", "data": {"digits": {"checksum": "c"}}}'])
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"device_types": ["cpu"], "data": {"digits": {"checksum": "c"}}}'])
 def test_damaged_facts_are_a_note_and_no_traceback(cli: Any, make_spec: Any, tmp_path: Path, text: str) -> None:
     assert run(cli, make_spec(methods=["retrain"], gold_seeds=1)).code == 0
     (tmp_path / "out" / "facts.json").write_text(text)

@@ -61,7 +61,7 @@ def make_plan(problems: int, methods: list[str], settings: int, started: float) 
     experiment = make_experiment(spec)
     read = time.perf_counter()
     facts = {label: DataFacts("none", 10, (1, 8, 8)) for label in {cell.dataset.label for cell in experiment.cells}}
-    plan = Plan(experiment, facts, "cpu")
+    plan = Plan(experiment, facts, ["cpu"])
     return plan, {"spec_s": read - started, "plan_s": time.perf_counter() - started}
 
 

@@ -1,12 +1,14 @@
 """How busy the search stage keeps its slots: Ray Tune, the board and its rounds, with trials that only sleep.
 
-    python jobs/benchmarks/occupancy.py [--slots 32] [--trials 1000] [--searches 20] [--seconds 5 2]
+    python jobs/benchmarks/occupancy.py [--slots 32] [--trials 1000] [--searches 20] [--seconds 5 2] [--measured]
 
 The workers import neither raybench nor torch, so that many of them fit on one machine; everything in the driver is
 what ``raybench run`` uses. A trial takes a CPU and a quarter of a GPU, of which there are pretended ones, one for four
 slots. Busy slot-seconds are counted from when every slot has run a trial (``occupancy``; ``occupancy_with_start`` has
-the start of the workers in it), over the moments at which the driver holds trials that wait. Prints a table and adds
-its rows to ``results/performance/occupancy.parquet``.
+the start of the workers in it), over the moments at which the driver holds trials that wait. With ``--measured`` the
+trials of three methods take the eighth, the quarter and the half of a GPU that their footprints need, which the run has
+to find out first; a slot then counts as a lane, and ``gpu_busy`` is the share of the GPUs that trials hold. Prints a
+table and adds its rows to ``results/performance/occupancy.parquet``.
 """
 
 from __future__ import annotations
@@ -17,8 +19,10 @@ import math
 import os
 import random
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,16 +34,24 @@ from ray import tune
 
 from raybench.board import Board
 from raybench.cluster.optuna_ask import ask_optuna_search
+from raybench.cluster.packing import Packing
 from raybench.cluster.search import BoardSearcher, run_board
 from raybench.cluster.session import Session
 from raybench.experiment import make_experiment
-from raybench.ledger import Ledger
+from raybench.footprint import Footprints
+from raybench.lanes import Lanes
+from raybench.ledger import Ledger, Request
 from raybench.places import git_commit
 from raybench.plan import DataFacts, Plan
+from raybench.shares import Shares
+from raybench.spec import TrialSpec
 
 OUT = Path(__file__).parents[2] / "results" / "performance" / "occupancy.parquet"
 EVERY_S = 0.05
 SHARE = {"cpu": 1.0, "gpu": 0.25}
+GIB = 2**30
+DEVICE, CONTEXT = 16 * GIB, GIB // 4  # what the pretended GPUs have, and what CUDA itself takes of it
+NEEDS = {"finetune": GIB, "gradient_ascent": 3 * GIB, "neggrad_plus": 6 * GIB}  # an eighth, a quarter, a half
 WANTED = {5.0: 0.93, 2.0: 0.80}  # share of slot-seconds that must be busy, by the trials' seconds
 
 
@@ -47,11 +59,11 @@ class Sleeper(tune.Trainable):
     """In place of ``SearchTrial``: sleeps and leaves a row like a search trial's. Travels by value."""
 
     def setup(self, config: dict[str, Any], kit: float) -> None:
-        self.request, self.seconds = config["request"], kit
+        self.request, self.seconds, self.share = config["request"], kit, config.get("gpu", 0.25)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.request = new_config["request"]
-        return True
+        return bool(new_config.get("gpu", self.share) == self.share)  # another share is another process
 
     def feed(self, request: dict[str, Any]) -> None:
         self.request = request
@@ -72,6 +84,7 @@ class Sleeper(tune.Trainable):
             "began": began,
             "ended": time.time(),
             "gpu": str(ray.get_gpu_ids()[0]),
+            "share": self.share,
             "torch": "torch" in sys.modules,
         }
         return {"outcome": SimpleNamespace(row=row, handed_back="", memory=False)}
@@ -102,14 +115,47 @@ class Named(Board):
     def next(self) -> Any:
         request = super().next()
         if request is not None:
-            request.context["trial_id"] = request.spec.trial_id
+            request.context["trial_id"] = request.spec.trial_id  # type: ignore[index]
         return request
 
+    def take(self, request: Request) -> None:
+        request.context["trial_id"] = request.spec.trial_id  # type: ignore[index]
+        super().take(request)
 
-def most_at_once(rows: list[Any]) -> int:
-    """The largest number of these trials that ran at one moment."""
+
+class Measuring(BoardSearcher):
+    """Remembers of a trial what a worker on CUDA would have measured."""
+
+    def __init__(self, footprints: Footprints, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._footprints = footprints
+        self._specs: dict[str, TrialSpec] = {}
+
+    def _hand_out(self, trial_id: str, lane: bool = False) -> dict[str, Any] | None:
+        request = super()._hand_out(trial_id, lane)
+        if request is not None:
+            self._specs[trial_id] = self._running[trial_id].request.spec
+        return request
+
+    def took(self, trial_id: str, outcome: Any) -> dict[str, Any] | None:
+        spec = self._specs[trial_id]
+        self._footprints.note(spec, NEEDS[spec.method], CONTEXT)
+        return super().took(trial_id, outcome)
+
+
+def most_at_once(rows: list[Any], of: str = "") -> float:
+    """The largest number of these trials that ran at one moment, or the sum of what each had ``of`` something."""
     began, ended = ([row[key] for row in rows] for key in ("began", "ended"))
-    return max(sum(b <= moment < e for b, e in zip(began, ended, strict=True)) for moment in began)
+    held = [row[of] if of else 1 for row in rows]
+    return float(max(sum(h for b, e, h in zip(began, ended, held, strict=True) if b <= moment < e) for moment in began))
+
+
+def held(rows: list[Any], moments: np.ndarray[Any, Any], of: str = "") -> np.ndarray[Any, Any]:
+    """How many of these trials ran at each of the moments, or the sum of what each had ``of`` something."""
+    total = np.zeros(len(moments))
+    for row in rows:
+        total[(moments >= row["began"]) & (moments < row["ended"])] += row[of] if of else 1
+    return total
 
 
 def resident_mb() -> float:
@@ -118,38 +164,46 @@ def resident_mb() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def make_plan(searches: int, trials: int) -> Plan:
-    """As many searches (a class of one of several small models each) with equally many trials."""
-    wide = math.ceil(searches / 10)
+def make_plan(searches: int, trials: int, methods: Sequence[str]) -> Plan:
+    """As many searches (a class of one of several small models each, by each method) with equally many trials."""
+    per_method = searches // len(methods)
+    wide = math.ceil(per_method / 10)
     problems = {
         "dataset": "digits",
         "models": [{"name": "mlp", "hidden": [width]} for width in range(8, 8 + wide)],
-        "scenarios": [{"class": {"classes": [c]}} for c in range(searches // wide)],
+        "scenarios": [{"class": {"classes": [c]}} for c in range(per_method // wide)],
     }
     spec = {
         "name": "occupancy",
         "problems": [problems],
-        "methods": ["finetune"],
-        "search": {"trials": trials // searches, "round_size": 10},
+        "methods": list(methods),
+        "search": {"trials": trials // (per_method * len(methods)), "round_size": 10},
     }
     experiment = make_experiment(spec)
     facts = {cell.dataset.label: DataFacts("none", 10, (1, 8, 8)) for cell in experiment.cells}
-    return Plan(experiment, facts, "cpu")
+    return Plan(experiment, facts, ["cpu"])
 
 
-def measure(seconds: float, slots: int, searches: int, trials: int) -> dict[str, Any]:
-    """One run; the row of the table."""
+def measure(seconds: float, slots: int, searches: int, trials: int, store: str | None) -> dict[str, Any]:
+    """One run; the row of the table. ``store``: where footprints are remembered, or None for a fixed share."""
     rows: list[Any] = []
-    board = Named(make_plan(searches, trials), Ledger(), ask_optuna_search, lambda records: None)
-    searcher = BoardSearcher(board, rows.append, fail=None, find=None)  # type: ignore[arg-type]  # nothing may fail here
+    plan = make_plan(searches, trials, ["finetune"] if store is None else list(NEEDS))
+    board = Named(plan, Ledger(), ask_optuna_search, lambda records: None)
+    devices = math.ceil(slots * SHARE["gpu"])
+    searcher: BoardSearcher
+    if store is None:
+        searcher = BoardSearcher(board, rows.append, fail=None, find=None)  # type: ignore[arg-type]  # nothing may fail
+    else:
+        footprints = Footprints(store)
+        packing = Packing(Shares(1.0, footprints, DEVICE), Lanes(devices, slots))
+        searcher = Measuring(footprints, board, rows.append, None, None, packing)
     watch = Watch(searcher, slots)
     started, cpu = time.time(), time.process_time()
     watch.start()
     run_board(searcher, seconds, SHARE, slots, trainable=Sleeper)  # type: ignore[arg-type]
     ended, cpu = time.time(), time.process_time() - cpu
     samples = watch.stop()
-    began, finished = (np.sort([row[key] for row in rows]) for key in ("began", "ended"))
-    busy = np.searchsorted(began, samples[:, 0]) - np.searchsorted(finished, samples[:, 0])
+    busy, shares = held(rows, samples[:, 0]), held(rows, samples[:, 0], "share")
     at_once = int(busy.max())
     gpus = {gpu: [row for row in rows if row["gpu"] == gpu] for gpu in {row["gpu"] for row in rows}}
     full = samples[np.argmax(busy >= min(slots, at_once)), 0]  # every worker has been started by then
@@ -165,6 +219,9 @@ def measure(seconds: float, slots: int, searches: int, trials: int) -> dict[str,
         "most_at_once": at_once,
         "gpus": len(gpus),
         "most_on_a_gpu": max(most_at_once(mine) for mine in gpus.values()),
+        "shares": "fixed" if store is None else "measured",
+        "gpu_busy": float(shares[warm].mean() / devices),
+        "most_of_a_gpu": max(most_at_once(mine, "share") for mine in gpus.values()),
         "start_s": float(full - started),
         "wall_s": ended - started,
         "driver_cpu_ms_per_trial": 1000.0 * cpu / len(rows),
@@ -186,10 +243,14 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--searches", type=int, default=20)
     parser.add_argument("--seconds", type=float, nargs="+", default=[5.0, 2.0])
+    parser.add_argument("--measured", action="store_true", help="shares of the GPUs by measured footprints")
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
     session = Session.start(slots=arguments.slots, gpus=math.ceil(arguments.slots * SHARE["gpu"]))
-    found = pd.DataFrame([measure(s, arguments.slots, arguments.searches, arguments.trials) for s in arguments.seconds])
+    sizes = (arguments.slots, arguments.searches, arguments.trials)
+    with tempfile.TemporaryDirectory() as folder:
+        stores = [f"{folder}/{s:g}" if arguments.measured else None for s in arguments.seconds]
+        found = pd.DataFrame([measure(s, *sizes, store) for s, store in zip(arguments.seconds, stores, strict=True)])
     session.close()
     shown = found.assign(wanted=found["trial_s"].map(WANTED))
     print(shown[[c for c in shown if c not in ("git_commit", "measured_at", "ray_version")]].T.to_string(header=False))

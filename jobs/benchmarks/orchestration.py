@@ -103,7 +103,7 @@ def plan_of(trials: int, searches: int = 10) -> Any:
         "search": {"trials": trials // searches, "round_size": 10},
     }
     experiment = make_experiment(spec)
-    return Plan(experiment, {"digits": DataFacts("none", 10, (1, 8, 8))}, "cpu")
+    return Plan(experiment, {"digits": DataFacts("none", 10, (1, 8, 8))}, ["cpu"])
 
 
 def kit_of(session: Any, folder: str) -> tuple[Any, list[Any]]:

@@ -31,6 +31,8 @@ class Packing:
         self.lanes.served({self.shares.of(r.spec) for r in can})
         unknown = [r for r in can if keys[r.spec.trial_id]]
         known = [] if is_open and self.lanes.must_end(lane) else [r for r in can if not keys[r.spec.trial_id]]
+        late = self.lanes.late()
+        known.sort(key=lambda r: self.shares.of(r.spec) not in late)
         for request in [*unknown, *known]:
             share = self.shares.of(request.spec)
             if not (share == self.lanes.share(lane) if is_open else self.lanes.room(share)):

@@ -16,10 +16,9 @@ from raybench.cluster.optuna_ask import ask_optuna_search
 from raybench.cluster.packing import Packing
 from raybench.cluster.pool import Place, Pool
 from raybench.cluster.search import BoardSearcher, run_board
-from raybench.cluster.session import Session, custom_of, fits
+from raybench.cluster.session import Session, custom_of, fits, with_gpu
 from raybench.cluster.shared import SharedTrainings
 from raybench.cluster.trial_actor import Kit, node_name
-from raybench.experiment import ACCELERATOR
 from raybench.footprint import Footprints
 from raybench.lanes import Lanes
 from raybench.leaderboard.schema import MetricInfo
@@ -38,8 +37,9 @@ Finished = Callable[[Row], None]
 class RayExecutor:
     """``raybench.serial.Executor`` on a Ray session.
 
-    ``resources``: what the spec says one trial takes; ``note`` says where the cluster cannot give it. ``measured``: on
-    CUDA, a trial takes the share of a GPU that its measured footprint needs.
+    ``resources``: what the spec says one trial takes; ``note`` says where the cluster cannot give it. ``device_types``:
+    of the plan; where it has both, trials on CPU take no GPU. ``measured``: on CUDA, a trial takes the share of a GPU
+    that its measured footprint needs.
     ``exclusive``: references and finals have a node to themselves (``timing: exclusive``). On CUDA they always have
     a GPU to themselves, because seconds of trials that share one are not comparable; searches and oracles share.
     """
@@ -52,26 +52,26 @@ class RayExecutor:
         resources: Mapping[str, float],
         session: Session,
         exclusive: bool = False,
-        device_type: str = "cpu",
+        device_types: Sequence[str] = ("cpu",),
         measured: bool = False,
     ) -> None:
         self.ask: Ask = ask_optuna_search
         self._session = session
         fit = session.fit(resources)
         self._resources, self.note = fit.resources, fit.note
-        if measured and device_type == "cpu":
-            self._resources = _with_gpu(fit.resources, 0.0)
+        if measured and "cuda" not in device_types:
+            self._resources = with_gpu(fit.resources, 0.0)
         self._exclusive = exclusive
         self._pool: Pool | None = None
         self._searcher: BoardSearcher | None = None
         self._slots = 0
         self._gauges = Gauges(settings.experiment)
         session.check(results, settings.store)
-        self._shares = Shares(self._resources["gpu"])
-        if measured and device_type == "cuda":
+        self._shares = Shares(self._resources["gpu"], both=len(device_types) > 1)
+        if measured and "cuda" in device_types:
             size = session.gpu_bytes(self._resources)
             if size:  # an autoscaler has still to bring the first GPU: every trial has one to itself then
-                self._shares = Shares(1.0, Footprints(settings.store), size)
+                self._shares = Shares(1.0, Footprints(settings.store), size, both=len(device_types) > 1)
         self._aggregator = start_aggregator(results, metrics, session.namespace, session.node_id)
         self._coordinator = start_coordinator(session.namespace, session.node_id)
         wait_for(self._aggregator.append.remote([]))  # a folder that cannot be written is found here
@@ -106,12 +106,12 @@ class RayExecutor:
         """Of a GPU. What is timed has one to itself, and so has what measures rows where that is not known."""
         gpu = self._shares.of(request.spec)
         alone = _timed(request) and request.spec.problem.device_type == "cuda"
-        return max(1.0, gpu) if alone or (self._shares.measured and MEASURE in request.context) else gpu
+        return max(1.0, gpu) if alone or (self._shares.measured(request.spec) and MEASURE in request.context) else gpu
 
     def _run_pool(self, requests: Sequence[Request], gpu: float, finished: Finished) -> list[Request]:
         """Run a group of one share; returns those that need more memory than it has."""
         places = self._places(
-            _with_gpu(self._resources, gpu),
+            with_gpu(self._resources, gpu),
             any(_timed(request) and request.spec.problem.device_type == "cpu" for request in requests),
         )
         if self._pool is None or self._pool.places != places:
@@ -127,8 +127,8 @@ class RayExecutor:
         self._release()  # Tune needs its CPUs
         self._shared.run(request.spec for request in board.plan.references())
         # Lanes of several shares: as many as there are CPUs for; how many fit on the GPUs is the packing's business.
-        measured = self._shares.measured
-        slots = self._session.slots(_with_gpu(self._resources, 0.0) if measured else self._resources)
+        vary = self._shares.vary
+        slots = self._session.slots(with_gpu(self._resources, 0.0) if vary else self._resources)
         self._slots = slots
         kit = dataclasses.replace(self._kit, gpu=self._resources["gpu"], exclusive=self._alone(slots))
 
@@ -137,7 +137,7 @@ class RayExecutor:
             finished(row)
 
         while not board.done:
-            packing = Packing(self._shares, Lanes(self._session.gpus(self._resources), slots)) if measured else None
+            packing = Packing(self._shares, Lanes(self._session.gpus(self._resources), slots)) if vary else None
             searcher = BoardSearcher(board, self._counting(finished), self._fail, self._find, packing)
             self._searcher = searcher
             run_board(searcher, kit, self._resources, slots)
@@ -229,9 +229,3 @@ class RayExecutor:
 def _timed(request: Request) -> bool:
     """Whether seconds of this fixed work are compared with those of others."""
     return request.spec.phase != ORACLE and MEASURE not in request.context
-
-
-def _with_gpu(resources: Mapping[str, float], gpu: float) -> dict[str, float]:
-    """The same with another share of a GPU; without one, the type of GPU does not matter."""
-    kept = {name: amount for name, amount in resources.items() if gpu or not name.startswith(ACCELERATOR)}
-    return {**kept, "gpu": gpu}

@@ -21,6 +21,7 @@ from ray.tune.search import Searcher
 
 from raybench.board import Board
 from raybench.cluster.packing import Packing
+from raybench.cluster.session import with_gpu
 from raybench.cluster.trial_actor import Kit, Outcome, TrialRunner
 from raybench.cluster.tries import Job
 from raybench.errors import UserError
@@ -262,7 +263,7 @@ def run_board(
 
 def bundle(resources: Mapping[str, float], gpu: float) -> dict[str, float]:
     """What a lane with a share of ``gpu`` takes, by Ray's names."""
-    others = {name: amount for name, amount in resources.items() if name not in ("cpu", "gpu")}
+    others = {name: amount for name, amount in with_gpu(resources, gpu).items() if name not in ("cpu", "gpu")}
     return {"CPU": resources["cpu"], "GPU": gpu, **others}
 
 

@@ -274,6 +274,12 @@ def fits(node: Mapping[str, float], wanted: Mapping[str, float]) -> int:
     return found
 
 
+def with_gpu(resources: Mapping[str, float], gpu: float) -> dict[str, float]:
+    """The same with another share of a GPU; without one, the type of GPU does not matter."""
+    kept = {name: amount for name, amount in resources.items() if gpu or not name.startswith(ACCELERATOR)}
+    return {**kept, "gpu": gpu}
+
+
 def custom_of(resources: Mapping[str, float]) -> dict[str, float]:
     """What Ray calls the custom resources among them: all but cpu and gpu."""
     return {name: amount for name, amount in resources.items() if name not in ("cpu", "gpu")}

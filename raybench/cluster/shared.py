@@ -17,7 +17,7 @@ import ray
 import torch
 
 from raybench.cluster.aggregator import last_line
-from raybench.cluster.session import Session, custom_of
+from raybench.cluster.session import Session, custom_of, with_gpu
 from raybench.content_store import ContentStore
 from raybench.errors import UserError
 from raybench.problem import Problem, load_data, make_problem
@@ -108,7 +108,7 @@ class SharedTrainings:
 
     def _worker(self, order: Order) -> dict[str, float]:
         gpu = max(1.0, self._resources["gpu"]) if order.problem.spec.device_type == "cuda" else 0.0
-        return {**self._resources, "gpu": gpu}
+        return with_gpu(self._resources, gpu)
 
     def _room(self, order: Order) -> int:
         """How many workers run at once; ``UserError`` if fewer than the order needs."""

@@ -32,6 +32,7 @@ from raybench.leaderboard.page_svg import tip
 from raybench.leaderboard.query import PROBLEM
 from raybench.leaderboard.response import MOST_POINTS, Response, binned, grid, logarithmic, responses
 from raybench.leaderboard.roc import GRID, mean_curves
+from raybench.spec import STANDARD
 
 MOST_PANELS = 12  # of one figure of steps
 MOST_CURVES = 9  # of one ROC figure
@@ -170,7 +171,7 @@ def roc_figures(frames: Frames, folder: Folder, files: Mapping[str, str], colour
         shown = [name for name in order if name in set(group["line"])][:MOST_CURVES]
         drawn = mean_curves(group[group["line"].isin(shown)], folder, files)
         same = references[(references[list(PROBLEM)] == list(problem)).all(axis=1)]
-        plain = same[(same["method"] == "retrain") | (same["variant"] == "")]
+        plain = same[(same["method"] == "retrain") | (same["original_kind"] == STANDARD)]
         bases = mean_curves(plain.assign(line=plain["method"]), folder, files)
         if not drawn:
             continue

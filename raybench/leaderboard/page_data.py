@@ -86,12 +86,14 @@ def problems_of(leaderboard: pd.DataFrame) -> list[Problem]:
 
 
 def winners(leaderboard: pd.DataFrame) -> list[Winner]:
-    """Per problem: the nearest to the retrained model, what is tied with it, and the fastest of these."""
+    """Per problem: the nearest to the retrained model, what is tied with it, and the fastest of these on the same
+    device type, beside retraining there."""
     found = []
     for problem, group in by_problem(leaderboard):
         lines = lines_of(group)
         good = [r for r in competing(lines) if not math.isnan(number(r.get(DISTANCE)))]
-        retrain = next((_seconds(r) for r in lines if r["method"] == "retrain"), "")
+        device = (good or lines)[0]["device_type"]
+        retrain = next((_seconds(r) for r in lines if r["method"] == "retrain" and r["device_type"] == device), "")
         if not good:
             note = "no method has a result that passes the gates"
             if competing(lines):
@@ -105,7 +107,7 @@ def winners(leaderboard: pd.DataFrame) -> list[Winner]:
             continue
         ranked = not math.isnan(number(first["rank_group"]))
         tied = [r for r in good if ranked and r["rank_group"] == first["rank_group"]] or [first]
-        fastest = min(tied, key=lambda r: number(r["unlearn_s"]))
+        fastest = min((r for r in tied if r["device_type"] == device), key=lambda r: number(r["unlearn_s"]))
         found.append(
             Winner(
                 problem,

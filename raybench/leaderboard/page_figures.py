@@ -259,7 +259,7 @@ def _references(axis: Axes, lines: Sequence[Record], column: str) -> None:
                 markersize=10, ls="", elinewidth=0.7, zorder=4,
             )  # fmt: skip
             tip(drawn.lines[0], f"{_said(line, column)} in {number(line['unlearn_s']):.3g} s: the reference")
-        elif line["method"] == "original" and not line["variant"]:
+        elif line["method"] == "original":
             tip(axis.axhline(100 * line[column], color=INK, lw=1.0, ls=":"), f"{_said(line, column)} in 0 s")
 
 

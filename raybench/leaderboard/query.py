@@ -46,6 +46,7 @@ from raybench.leaderboard.statistics import Interval, as_null, pareto_mask, rank
 from raybench.leaderboard.store import ResultStore
 from raybench.leaderboard.tuning import COLUMNS as TUNING
 from raybench.leaderboard.tuning import TuningCost
+from raybench.spec import STANDARD
 
 __all__ = [
     "build_leaderboard",
@@ -146,7 +147,8 @@ def check_protocols(protocols: Iterable[str]) -> None:
 def current_rows(trials: pd.DataFrame) -> pd.DataFrame:
     """Final and reference rows that stand: the newest method version, then the latest row of each cell."""
     rows = trials[trials["phase"].isin(STANDING)]
-    rows = rows[(rows["method"] != "original") | (rows["variant"] == "")]  # own trainings: a row each, no line
+    own = rows["original_kind"].notna() & (rows["original_kind"] != STANDARD)
+    rows = rows[(rows["method"] != "original") | ~own]  # own trainings: a row each, no line
     newest = rows.groupby(list(LINE))["method_version"].transform("max")
     rows = rows[rows["method_version"] == newest]
     return rows.drop_duplicates([*LINE, "train_seed", "unlearn_seed"], keep="last")
@@ -202,10 +204,9 @@ def _unresolved(lines: Sequence[dict[str, Any]], floor: Interval | None) -> bool
     originals = [
         line for line in lines if line["method"] == "original" and not math.isnan(line.get(DISTANCE, math.nan))
     ]
-    standard = [line for line in originals if not line["variant"]] or originals
-    if floor is None or math.isnan(floor.hi) or not standard:
+    if floor is None or math.isnan(floor.hi) or not originals:
         return None
-    return not float(np.mean([line[DISTANCE] for line in standard])) > floor.hi
+    return not float(np.mean([line[DISTANCE] for line in originals])) > floor.hi
 
 
 def _front(lines: Sequence[dict[str, Any]], cost: str, loss: str) -> list[int]:

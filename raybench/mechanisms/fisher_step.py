@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 Tensors = Mapping[str, Tensor]
 
+ROUNDING = 1e-9  # a sum that is smaller by less may be equal
 OFFSET = 1e-16  # added to both sums of squares before they are divided by the numbers of classes
 
 
@@ -69,6 +70,61 @@ def step_by_better_sign(model: nn.Module, step: Tensors, scores: Callable[[nn.Mo
     _move(model, start, step, sign)
     largest = max(float(change.abs().max()) for change in step.values())
     return Outcome(sign, *outcome[sign], largest)
+
+
+def step_by_race(
+    model: nn.Module, step: Tensors, batches: Sequence[tuple[Tensor, Tensor]], forget_classes: Sequence[int], start: int
+) -> Outcome:
+    """``step_by_better_sign`` with A_R and E_F on ``batches`` of images and labels, and the same outcome. Both signs
+    look at the first ``start`` batches, the better one at all others, and the other one until it cannot win any more.
+    """
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    tallies = {sign: _Tally(batches, forget_classes) for sign in (-1, 1)}
+
+    def look(sign: int, end: int, beat: float = -1.0) -> None:
+        _move(model, before, step, sign)
+        while tallies[sign].looked < end and tallies[sign].at_most >= beat:
+            tallies[sign].look(model)
+
+    for sign in (-1, 1):
+        look(sign, start)
+    leader = 1 if tallies[1].at_most > tallies[-1].at_most else -1
+    look(leader, len(batches))
+    look(-leader, len(batches), beat=tallies[leader].at_most - ROUNDING)
+    sign = 1 if tallies[1].at_most > tallies[-1].at_most else -1
+    _move(model, before, step, sign)
+    return Outcome(sign, *tallies[sign].scores, max(float(change.abs().max()) for change in step.values()))
+
+
+class _Tally:
+    """A_R and E_F of one model, batch by batch."""
+
+    def __init__(self, batches: Sequence[tuple[Tensor, Tensor]], forget_classes: Sequence[int]) -> None:
+        self._batches = batches
+        self._forget = [torch.isin(y, torch.tensor(list(forget_classes), device=y.device)) for _, y in batches]
+        self._gone = sum(int(forget.sum()) for forget in self._forget)
+        self._kept = sum(len(forget) for forget in self._forget) - self._gone
+        self._spared = self._missed = 0  # samples of the forgotten classes still right, of the others wrong by now
+        self.looked = 0
+
+    @torch.no_grad()
+    def look(self, model: nn.Module) -> None:
+        """Count the next batch."""
+        (images, labels), forget = self._batches[self.looked], self._forget[self.looked]
+        correct = model(images).argmax(1) == labels
+        self._spared += int(correct[forget].sum())
+        self._missed += int((~correct[~forget]).sum())
+        self.looked += 1
+
+    @property
+    def scores(self) -> tuple[float, float]:
+        """(A_R, E_F), if what has not been looked at yet is all in favour of the model."""
+        return (self._kept - self._missed) / self._kept, 1.0 - self._spared / self._gone
+
+    @property
+    def at_most(self) -> float:
+        """The sum that is still possible."""
+        return sum(self.scores)
 
 
 def class_scores(predicted: Tensor, labels: Tensor, forget_classes: Sequence[int]) -> tuple[float, float]:

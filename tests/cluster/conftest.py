@@ -93,10 +93,10 @@ def shared_store(tmp_path_factory):
 def drive(tmp_path, shared_store):
     """The stages of ``raybench.run`` on an executor that the test makes."""
 
-    def drive(raw, make_executor, results="results", told=lambda row: None, device_type=None, store=shared_store):
+    def drive(raw, make_executor, results="results", told=lambda row: None, device_types=None, store=shared_store):
         raw = {**raw, "plugins": ["cluster_fakes"]} if uses_fakes(raw) else raw
         options = Options(results=str(tmp_path / results), store=str(store or tmp_path / "store"))
-        prepared = prepare(raw, options, device_type)
+        prepared = prepare(raw, options, device_types)
         driven = Driven(ResultStore.open_for_writing(prepared.results, prepared.metrics))
         plan, ledger = prepared.plan, read_ledger(driven.store)
 
@@ -147,7 +147,7 @@ def on():
             resources=changes.get("resources", prepared.experiment.resources),
             session=session,
             exclusive=changes.get("exclusive", False),
-            device_type=prepared.plan.device_type,
+            device_types=prepared.plan.device_types,
             measured=prepared.experiment.measured,
         )
 

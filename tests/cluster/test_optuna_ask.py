@@ -27,7 +27,7 @@ def searches(**search):
         "methods": [MIXED, "gradient_ascent", "deepclean"],
         "search": {"trials": 12, "round_size": 4, **search},
     }
-    plan = Plan(make_experiment(raw), {"digits": DataFacts("0", 10, (1, 28, 28))}, "cpu")
+    plan = Plan(make_experiment(raw), {"digits": DataFacts("0", 10, (1, 28, 28))}, ["cpu"])
     assert len(plan.searches()) == 3
     return plan.searches()
 

@@ -85,7 +85,7 @@ def row_of(spec):
 
 def make_plan(methods, trials):
     raw = {"name": "packing", "problems": [PROBLEM], "methods": methods, "search": {"trials": trials, "round_size": 4}}
-    return Plan(make_experiment(raw), {"digits": DataFacts("c0", 10, (1, 8, 8))}, "cuda")
+    return Plan(make_experiment(raw), {"digits": DataFacts("c0", 10, (1, 8, 8))}, ["cuda"])
 
 
 def pack(plan, store, gpus, slots, gather=NOWHERE, lanes=0):

@@ -183,7 +183,7 @@ def test_a_device_that_no_worker_has_ends_in_failed_rows(drive, on, capped, spec
     if torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
     methods = [{"name": "sleeper", "hparams": {"seconds": 0.01}}]
-    found = drive(spec(methods=methods), on(capped(1)), device_type="cuda", store=None)
+    found = drive(spec(methods=methods), on(capped(1)), device_types=["cuda"], store=None)
     rows = found.store.trials()
     assert sorted(rows["method"]) == ["original", "retrain", "sleeper"]
     assert set(rows["status"]) == {"failed"}

@@ -35,9 +35,8 @@ def runner_on(monkeypatch, tmp_path):
 @pytest.fixture
 def trial(plan_of):
     problem = {"dataset": "digits", "models": ["mlp"], "scenarios": [{"name": "class", "classes": [0]}]}
-    return (
-        plan_of({"name": "x", "problems": [problem], "methods": ["original"]}, device_type="cuda").references()[0].spec
-    )
+    plan = plan_of({"name": "x", "problems": [problem], "methods": ["original"]}, device_types=["cuda"])
+    return plan.references()[0].spec
 
 
 def test_a_share_of_a_gpu_is_a_share_of_its_memory(runner_on, trial):

@@ -73,6 +73,18 @@ def test_winners_are_the_nearest_and_the_fastest_of_those_tied(quickstart: Sourc
         assert winner.fastest == first.loc[first["unlearn_s"].idxmin(), "method"]
 
 
+def test_the_fastest_is_the_fastest_on_the_device_of_the_nearest(quickstart: Sources) -> None:
+    board = quickstart.frames.leaderboard
+    cpu, cuda = (board.assign(variant=device, device_type=device) for device in ("cpu", "cuda"))
+    cuda["distance"] -= 1e-9  # the nearest is there
+    cpu["unlearn_s"] /= 1000
+    both = pd.concat([cpu, cuda], ignore_index=True)
+    for alone, winner in zip(winners(cuda), winners(both), strict=True):
+        assert (winner.nearest, winner.fastest) == (alone.nearest, alone.fastest)
+        assert "(cuda)" in winner.fastest
+        assert winner.retrain == alone.retrain
+
+
 def test_unresolved_problems_have_no_winner(quickstart: Sources) -> None:
     board = quickstart.frames.leaderboard.assign(unresolved=True, rank_group=None)
     assert all(not winner.nearest and "unresolved" in winner.note for winner in winners(board))

@@ -14,6 +14,7 @@ from raybench.mechanisms.fisher_step import (
     mean_squares,
     perturbation,
     step_by_better_sign,
+    step_by_race,
 )
 
 
@@ -83,3 +84,42 @@ def test_one_sign_for_the_whole_network(better: dict[int, tuple[float, float]], 
     for name, value in model.state_dict().items():
         expected = (start[name] + sign * step[name]).float() if name in step else start[name]
         assert torch.equal(value, expected), name
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-3, 0.05, 0.3, 1.0, 10.0])
+@pytest.mark.parametrize("size", [1, 7, 40, 1000])
+def test_a_race_ends_as_looking_at_everything_does(scale: float, size: int) -> None:
+    """Networks that know something, steps from nothing to destruction, batches from one sample to all of them."""
+    looked, everything = 0, 0
+    for seed in range(8):
+        draw = torch.Generator().manual_seed(seed)
+        images = torch.randn(120, 6, generator=draw)
+        labels = images[:, :3].argmax(dim=1)
+        images, labels = images[labels.argsort(stable=True)], labels.sort().values  # class 0 is forgotten
+        net = nn.Linear(6, 3)
+        with torch.no_grad():
+            net.weight.copy_(torch.eye(3, 6) + 0.3 * torch.randn(3, 6, generator=draw))
+            net.bias.zero_()
+        start = {name: value.clone() for name, value in net.state_dict().items()}
+        step = {name: (scale * torch.randn(p.shape, generator=draw)).double() for name, p in net.named_parameters()}
+        gone = int((labels == 0).sum())
+        kept = gone + torch.randperm(len(labels) - gone, generator=draw)
+        parts = [torch.arange(gone), kept]
+        batches = [(images[some], labels[some]) for part in parts for some in part.split(size)]
+
+        def scores(model: nn.Module, images: Tensor = images, labels: Tensor = labels) -> tuple[float, float]:
+            return class_scores(model(images).argmax(1), labels, (0,))
+
+        expected = step_by_better_sign(net, step, scores)
+        ended = {name: value.clone() for name, value in net.state_dict().items()}
+        net.load_state_dict(start)
+        sizes: list[int] = []
+        net.register_forward_hook(lambda _, inputs, __, sizes=sizes: sizes.append(len(inputs[0])))
+        assert step_by_race(net, step, batches, (0,), start=-(-gone // size) + 1) == expected
+        assert all(torch.equal(value, ended[name]) for name, value in net.state_dict().items())
+        looked, everything = looked + sum(sizes), everything + 2 * len(labels)
+    assert looked <= everything
+    if scale == 0:
+        assert looked == everything  # a tie is not known before the end
+    if scale == 1.0 and size == 1:
+        assert looked < 0.9 * everything

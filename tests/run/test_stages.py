@@ -20,7 +20,7 @@ from raybench.leaderboard.lock import DriverLock
 from raybench.leaderboard.query import load_leaderboard, load_trials
 from raybench.leaderboard.store import ResultStore
 from raybench.ledger import read_ledger
-from raybench.run import resolve_device
+from raybench.run import resolve_devices
 from tests.run.tables import ids, shared_columns, state
 
 
@@ -288,6 +288,6 @@ def test_small_numbers_come_back_from_the_searches_table_as_numbers(tmp_path: Pa
 
 def test_cuda_without_a_device(make_spec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert resolve_device(make_experiment(make_spec())) == "cpu"
+    assert resolve_devices(make_experiment(make_spec())) == ("cpu",)
     with pytest.raises(UserError, match=r"device: cuda .* none; use device: auto or cpu"):
-        resolve_device(make_experiment(make_spec(device="cuda")))
+        resolve_devices(make_experiment(make_spec(device="cuda")))
