@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from raybench.conformance.metrics import toy_context, toy_outputs
 from raybench.data import Pixels, Split
 from raybench.errors import MetricUnavailable
 from raybench.evaluation import BATCH_SIZE, FINAL_SPLITS, SEARCH_SPLITS, measure, outputs_of, pack, splits_for, unpack
 from raybench.outputs import MetricContext, Outputs, SplitOutputs
 from raybench.registry import LOWER, METRICS, MetricEntry
+from raybench.rules import OBJECTIVES
 from raybench.seeding import seeded_globals
 
 CONTEXT = MetricContext(4)
@@ -146,6 +148,18 @@ def test_metrics_of_the_test_set_are_for_finals() -> None:
     assert columns["t_final"] is columns["t_final_retrained"] is None
     assert "never" in missing["t_final"]
     assert measure(["t_final"], sized(6), sized(4), CONTEXT)[0]["t_final"] == 6.0
+
+
+def test_costly_metrics_are_for_finals_and_no_search_selects_by_one() -> None:
+    costly = [entry.name for entry in METRICS if entry.costly]
+    assert "confidence_attack" in costly
+    assert not {metric for metric, _ in OBJECTIVES.values()} & set(costly)
+    for held_out, expected in (("validation", None), ("test", 0.0)):
+        outputs = toy_outputs(1, False)
+        columns, missing = measure(costly, outputs, outputs, toy_context(False, held_out=held_out))
+        gaps = {name: columns[f"{name}_gap"] for name in costly}
+        assert gaps == dict.fromkeys(costly, expected)
+        assert all("finals have it" in missing.get(name, "") for name in costly) == (expected is None)
 
 
 @pytest.mark.usefixtures("metrics")
