@@ -55,7 +55,7 @@ def _record(entry: Entry) -> dict[str, Any]:
             "direction": entry.direction,
             "pair": entry.pair,
             "final_only": entry.final_only,
-            "costly": entry.costly,
+            "fits": entry.fits,
             "tasks": sorted(entry.tasks),
             "attack": dataclasses.asdict(entry.attack) if entry.attack else None,
         }

@@ -132,8 +132,8 @@ def _barred(
         return f"is for {' and '.join(sorted(entry.tasks))}, and this model is trained for {context.task}"
     if entry.final_only and context.held_out != "test":
         return "looks at the test set, which a search never does"
-    if entry.costly and context.held_out != "test":
-        return "takes longer than the rest of a search trial's evaluation; finals have it"
+    if entry.fits and context.held_out != "test":
+        return "fits a classifier, which only finals and references do"
     if entry.pool and not pooled:
         return "is measured after the finals, from the oracle pool"
     if entry.pair and retrained is None:

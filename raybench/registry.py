@@ -166,8 +166,8 @@ class MetricEntry(Entry):
     ``pair = False``: ``fn(outputs, context) -> float``; the harness computes it for the unlearned and for
     the retrained model and adds the signed gap. ``pair = True``: ``fn(outputs, retrained, context) -> float``; one
     with ``direction = MATCH_RETRAINED`` is a ratio, whose gap is measured from the retrained model's against itself.
-    ``final_only`` metrics look at the test set, so a search never computes them. ``costly`` ones take longer than the
-    forward passes, and no search needs them: finals and references have them.
+    ``final_only`` metrics look at the test set, so a search never computes them. Nor those that ``fits`` says fit a
+    classifier, which takes as long as the forward passes: no search selects by them.
     ``probe = True``: ``fn(probe, context) -> float`` gets models and data; with ``pair`` it compares with the
     retrained model itself. Only finals and references run probes, only where a spec names them.
     ``pool``: what of the oracle pool (``raybench.pool``) it needs, so that it is measured after the finals: ORACLES,
@@ -181,7 +181,7 @@ class MetricEntry(Entry):
     direction: str = MATCH_RETRAINED
     pair: bool = False
     final_only: bool = False
-    costly: bool = False
+    fits: bool = False
     probe: bool = False
     pool: str = ""
     tasks: frozenset[str] = frozenset({CLASSIFICATION})  # what kinds of model it measures

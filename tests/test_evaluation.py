@@ -150,16 +150,16 @@ def test_metrics_of_the_test_set_are_for_finals() -> None:
     assert measure(["t_final"], sized(6), sized(4), CONTEXT)[0]["t_final"] == 6.0
 
 
-def test_costly_metrics_are_for_finals_and_no_search_selects_by_one() -> None:
-    costly = [entry.name for entry in METRICS if entry.costly]
-    assert "confidence_attack" in costly
-    assert not {metric for metric, _ in OBJECTIVES.values()} & set(costly)
+def test_attacks_that_fit_a_classifier_are_for_finals_and_no_search_selects_by_one() -> None:
+    fitting = [entry.name for entry in METRICS if entry.fits]
+    assert {"confidence_attack", "loss_attack_accuracy"} <= set(fitting)
+    assert not {metric for metric, _ in OBJECTIVES.values()} & set(fitting)
     for held_out, expected in (("validation", None), ("test", 0.0)):
         outputs = toy_outputs(1, False)
-        columns, missing = measure(costly, outputs, outputs, toy_context(False, held_out=held_out))
-        gaps = {name: columns[f"{name}_gap"] for name in costly}
-        assert gaps == dict.fromkeys(costly, expected)
-        assert all("finals have it" in missing.get(name, "") for name in costly) == (expected is None)
+        columns, missing = measure(fitting, outputs, outputs, toy_context(False, held_out=held_out))
+        gaps = {name: columns[f"{name}_gap"] for name in fitting}
+        assert gaps == dict.fromkeys(fitting, expected)
+        assert all("fits a classifier" in missing.get(name, "") for name in fitting) == (expected is None)
 
 
 @pytest.mark.usefixtures("metrics")

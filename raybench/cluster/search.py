@@ -229,9 +229,12 @@ def run_board(
     """
     wanted: Any = dict(resources)
     if searcher.packing is not None:
+        # Workers read this function as well: it names nothing of raybench, or each would import all of it for that.
+        with_one, without = bundle(resources, 1.0), bundle(resources, 0.0)
 
         def wanted(config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
-            return tune.PlacementGroupFactory([bundle(resources, config["gpu"])])
+            gpu = config["gpu"]
+            return tune.PlacementGroupFactory([{**with_one, "GPU": gpu} if gpu else without])
 
     scratch = tempfile.mkdtemp(prefix="raybench-tune-")
     try:

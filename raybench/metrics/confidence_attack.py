@@ -12,7 +12,7 @@ from raybench.registry import METRICS
     label="MIA-efficacy (confidence)",
     paper="arXiv:2304.04934",
     attack=support_vector_attack("probability of the true label"),
-    costly=True,
+    fits=True,
 )
 def confidence_attack(outputs: Outputs, context: MetricContext) -> float:
     """Share of the forget set that the attack judges to be non-members.

@@ -12,7 +12,7 @@ from raybench.registry import METRICS
     label="MIA-efficacy (correctness)",
     paper="arXiv:2304.04934",
     attack=support_vector_attack("whether the prediction is the label"),
-    costly=True,
+    fits=True,
 )
 def correctness_attack(outputs: Outputs, context: MetricContext) -> float:
     """Share of the forget set judged non-member by the attack that sees whether a prediction is right.

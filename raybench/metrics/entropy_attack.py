@@ -12,7 +12,7 @@ from raybench.registry import METRICS
     label="MIA-efficacy (entropy)",
     paper="arXiv:2304.04934",
     attack=support_vector_attack("entropy of the softmax"),
-    costly=True,
+    fits=True,
 )
 def entropy_attack(outputs: Outputs, context: MetricContext) -> float:
     """Share of the forget set judged non-member by the attack that sees the entropy of the softmax.

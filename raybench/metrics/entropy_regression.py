@@ -20,6 +20,7 @@ from raybench.registry import METRICS, Attack
         apply_to="D_f",
         reported_quantity="share of D_f judged member",
     ),
+    fits=True,
 )
 def entropy_regression(outputs: Outputs, context: MetricContext) -> float:
     """Share of the forget set that a regression on the entropy takes for *members*; high: looks trained on.

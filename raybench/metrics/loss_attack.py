@@ -39,7 +39,12 @@ def loss_attack_auc(outputs: Outputs, context: MetricContext) -> float:
 
 
 @METRICS.register(
-    "loss_attack_accuracy", label="Loss attack accuracy", paper="arXiv:2302.09880", attack=REGRESSION, tasks=BOTH
+    "loss_attack_accuracy",
+    label="Loss attack accuracy",
+    paper="arXiv:2302.09880",
+    attack=REGRESSION,
+    tasks=BOTH,
+    fits=True,
 )
 def loss_attack_accuracy(outputs: Outputs, context: MetricContext) -> float:
     """Cross-validated accuracy of a logistic regression on the loss, D_f against as many unseen samples.

@@ -12,7 +12,7 @@ from raybench.registry import METRICS
     label="MIA-efficacy (modified entropy)",
     paper="arXiv:2304.04934",
     attack=support_vector_attack("modified entropy of the softmax and the label"),
-    costly=True,
+    fits=True,
 )
 def modified_entropy_attack(outputs: Outputs, context: MetricContext) -> float:
     """Share of the forget set judged non-member by the attack that sees the modified entropy.
