@@ -14,6 +14,7 @@ from raybench.registry import HIGHER, METRICS
     label="Indiscernibility",
     direction=HIGHER,
     attack=dataclasses.replace(REGRESSION, reported_quantity="1 - |accuracy - 0.5| / 0.5"),
+    fits=True,
 )
 def indiscernibility(outputs: Outputs, context: MetricContext) -> float:
     """1 - |a - 0.5| / 0.5 of a = ``loss_attack_accuracy``; 1: the attack guesses.
