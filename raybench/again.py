@@ -11,7 +11,7 @@ import yaml
 
 from raybench.errors import UserError
 from raybench.folder import open_folder
-from raybench.registry import METHODS
+from raybench.registry import METHODS, METRICS
 from raybench.run import Options, prepare
 from raybench.show import Row, find_row, metrics_of_row
 from raybench.spec import SEARCH, TrialSpec
@@ -92,7 +92,10 @@ def run_again(results: str, prefix: str, options: Options, keep: tuple[str, ...]
 
 
 def _differences(before: Row, now: dict[str, Any]) -> list[Difference]:
-    names = [c for m in metrics_of_row(before) for c in (m, f"{m}_retrained", f"{m}_gap")]
+    """Searches of before left nothing out; what they leave out now is no difference."""
+    left_out = {m.name for m in METRICS if m.fits} if before["phase"] == SEARCH else set()
+    measured = [m for m in metrics_of_row(before) if m not in left_out]
+    names = [c for m in measured for c in (m, f"{m}_retrained", f"{m}_gap")]
     names += ["forward_passes", "backward_passes"]
     pairs = [(name, before.get(name), now.get(name)) for name in names]
     return [Difference(name, a, b) for name, a, b in pairs if a is not None or b is not None]

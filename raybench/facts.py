@@ -53,7 +53,7 @@ def kept_plan(results: str) -> Plan:
         found: Mapping[str, Any] = json.loads(text)
         data = {label: _facts(plain) for label, plain in found["data"].items()}
         paths, digests = dict(found["paths"]), dict(found["digests"])
-        device_types = [str(name) for name in found["device_types"]]
+        device_types = [str(name) for name in found.get("device_types") or [found["device_type"]]]  # one, before
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{results}/{FACTS} must be as raybench wrote it, it is damaged; run the spec again") from error
     return Plan(_with_paths(make_experiment(raw), paths), data, device_types, digests)

@@ -51,21 +51,29 @@ def look_ahead(spec: str, settings: Sequence[str], options: Options) -> dict[str
 def estimate_s(prepared: Prepared, stages: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
     """Device seconds still to spend. From the mean seconds of existing rows of a stage; else from a few timed steps
     of each model, its recipe, and the assumption that a trial costs ``TRIAL_SHARE`` of a retraining."""
-    wall: dict[str, list[float]] = {}
+    wall: dict[tuple[str, str], list[float]] = {}
     for row in prepared.ledger.rows.values():
         if row.get("wall_s") is not None and row["status"] != "skipped":
-            wall.setdefault(row["phase"], []).append(row["wall_s"])
-    trainings = [_training_s(prepared, problem) for problem in prepared.plan.problems]
-    mean_training = sum(trainings) / len(trainings)
+            wall.setdefault((row["phase"], row["device_type"]), []).append(row["wall_s"])
+    devices = prepared.plan.device_types
+    trainings: dict[str, list[float]] = {device: [] for device in devices}
+    for problem in prepared.plan.problems:
+        trainings[problem.device_type].append(_training_s(prepared, problem))
+    training = {device: sum(times) / len(times) for device, times in trainings.items()}
     phases = {"references": "reference", "search": "search", "finals": "final", "oracles": "oracle"}
     shares = {"references": 1.0, "search": TRIAL_SHARE, "finals": TRIAL_SHARE, "oracles": 1.0}
     seconds, basis = 0.0, set()
     for stage, phase in phases.items():
         if not stages[stage]["to_run"]:
             continue
-        seen = wall.get(phase, [])
-        each = sum(seen) / len(seen) if seen else mean_training * shares[stage]
-        basis.add("rows so far" if seen else f"timed steps, a trial taken as {TRIAL_SHARE:g} of a retraining")
+        unseen = [device for device in devices if (phase, device) not in wall]
+        if unseen:  # a device type without rows is the one whose trials are missing
+            each = sum(training[device] for device in unseen) / len(unseen) * shares[stage]
+        else:
+            seen = [wall[phase, device] for device in devices]
+            each = sum(sum(times) / len(times) for times in seen) / len(seen)
+        away = ", on this machine's CPU" if not all(map(_here, unseen)) else ""
+        basis.add(f"timed steps{away}, a trial taken as {TRIAL_SHARE:g} of a retraining" if unseen else "rows so far")
         seconds += each * stages[stage]["to_run"]
     return {"seconds": seconds, "basis": "; ".join(sorted(basis))}
 
@@ -74,7 +82,7 @@ def _training_s(prepared: Prepared, problem: ProblemSpec) -> float:
     """Seconds of training one model by the recipe, from a few timed steps."""
     raw, _ = load_data(problem.dataset, prepared.settings.data_root, prepared.settings.download)
     recipe = make_recipe(problem.recipe)
-    device = torch.device(problem.device_type)
+    device = torch.device(problem.device_type if _here(problem.device_type) else "cpu")
     torch.set_num_threads(problem.threads)
     with seeded_globals(0):
         model = build_model(problem.model, raw.num_classes, raw.input_shape).to(device).train()
@@ -89,6 +97,11 @@ def _training_s(prepared: Prepared, problem: ProblemSpec) -> float:
         times.append(time.perf_counter() - start)
     samples = len(split_validation(raw.y_train, problem.validation, problem.split_seed)[0])
     return min(times[1:]) * recipe.epochs * samples / recipe.batch_size
+
+
+def _here(device_type: str) -> bool:
+    """Whether this machine has such a device; the cluster that the plan is for may have others."""
+    return device_type == "cpu" or torch.cuda.is_available()
 
 
 def plan_table(report: Mapping[str, Any]) -> str:

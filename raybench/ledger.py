@@ -14,7 +14,7 @@ from raybench.spec import TrialSpec
 # Columns that the plan looks at.
 NEEDED = (
     "trial_id", "attempt", "status", "reason", "phase", "dataset", "model", "scenario", "method", "variant",
-    "train_seed", "unlearn_seed", "unlearn_s", "retrain_s", "retrain_share", "wall_s", "missing",
+    "train_seed", "unlearn_seed", "device_type", "unlearn_s", "retrain_s", "retrain_share", "wall_s", "missing",
     *(metric for metric, _ in OBJECTIVES.values()),
 )  # fmt: skip
 

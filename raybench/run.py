@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 
+from raybench.admission import check_devices, check_names, check_objective, check_protocol
 from raybench.board import Board
 from raybench.content_store import ContentStore
 from raybench.errors import UserError
@@ -30,7 +30,6 @@ from raybench.references import KIND as REFERENCES
 from raybench.registry import METRICS
 from raybench.selection import settings_of
 from raybench.serial import IDLE, Executor, SerialExecutor
-from raybench.spec import PROTOCOL, SEARCH
 from raybench.spec_file import apply_settings, read_spec
 from raybench.workshop import Settings
 
@@ -127,11 +126,13 @@ def prepare(
         time_limit_s=experiment.time_limit_s,
         git_commit=git_commit(),
     )
-    _check_rows(rows, results)
+    check_protocol(rows, results)
     if write:
-        _check_devices(rows, results, plan)
+        check_devices(rows, results, plan)
     ledger = read_ledger(rows)
-    _check_objective(ledger, experiment.search.metric, results)
+    check_objective(ledger, experiment.search.metric, results)
+    if write:
+        check_names(ledger, plan, results)
     return Prepared(experiment, plan, ledger, results, store, settings, metrics, tuple(dict.fromkeys(notes)))
 
 
@@ -329,39 +330,6 @@ def _judge(outcome: Outcome, plan: Plan, ledger: Ledger, fixed: set[str]) -> Non
         bad_final = trial_id in fixed and status not in ("ok", "skipped")
         if status == "failed" or bad_final:
             outcome.bad.append(bad_line(row))
-
-
-def _check_rows(store: ResultStore, results: str) -> None:
-    """Rows of another protocol version are not comparable; refuse the folder before anything runs there."""
-    found = sorted(set(store.trials(columns=["protocol"])["protocol"]) - {PROTOCOL}) if store.ids() else []
-    if found:
-        raise UserError(
-            f"a results folder must hold rows of one protocol version, got {', '.join(found)} in {results} and this "
-            f"is {PROTOCOL}; give the new run another --results"
-        )
-
-
-def _check_devices(store: ResultStore, results: str, plan: Plan) -> None:
-    """The leaderboard would lose the lines of a device type that is not here."""
-    if not plan.experiment.each_device or not store.ids():
-        return
-    lost = sorted(set(store.trials(columns=["device_type"])["device_type"]) - set(plan.device_types))
-    if lost:
-        raise UserError(
-            f"devices: each must find the device types of the rows that are there, got no {', '.join(lost)} here "
-            f"and such rows in {results}; go on where they ran, or give --results"
-        )
-
-
-def _check_objective(ledger: Ledger, metric: str, results: str) -> None:
-    """Two searches may share a trial: one that was run for another objective must have measured this one too."""
-    for row in ledger.rows.values():
-        known = row.get(metric) is not None or metric in json.loads(row.get("missing") or "{}")
-        if row["phase"] == SEARCH and row["status"] == "ok" and not known:
-            raise UserError(
-                f"a search that minimises {metric} needs search trials that measured it, got trial {row['trial_id']} "
-                f"without in {results}; give the new run another --results"
-            )
 
 
 def metric_infos(names: Sequence[str]) -> list[MetricInfo]:

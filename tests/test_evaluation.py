@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.svm import SVC
 from torch import Tensor, nn
 
 from raybench.conformance.metrics import toy_context, toy_outputs
@@ -13,7 +15,7 @@ from raybench.data import Pixels, Split
 from raybench.errors import MetricUnavailable
 from raybench.evaluation import BATCH_SIZE, FINAL_SPLITS, SEARCH_SPLITS, measure, outputs_of, pack, splits_for, unpack
 from raybench.outputs import MetricContext, Outputs, SplitOutputs
-from raybench.registry import LOWER, METRICS, MetricEntry
+from raybench.registry import CLASSIFICATION, LOWER, METRICS, MetricEntry
 from raybench.rules import OBJECTIVES
 from raybench.seeding import seeded_globals
 
@@ -160,6 +162,20 @@ def test_attacks_that_fit_a_classifier_are_for_finals_and_no_search_selects_by_o
         gaps = {name: columns[f"{name}_gap"] for name in fitting}
         assert gaps == dict.fromkeys(fitting, expected)
         assert all("fits a classifier" in missing.get(name, "") for name in fitting) == (expected is None)
+
+
+def test_what_fits_a_classifier_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted: list[str] = []
+    for machine in (SVC, LogisticRegression):
+        fit = machine.fit
+        monkeypatch.setattr(machine, "fit", lambda self, *a, _fit=fit, **k: fitted.append("") or _fit(self, *a, **k))
+    for entry in METRICS:
+        if entry.probe or entry.pool or CLASSIFICATION not in entry.tasks:
+            continue
+        fitted.clear()
+        measure([entry.name], toy_outputs(1, True), toy_outputs(2, True), toy_context(True))
+        if not entry.final_only:
+            assert bool(fitted) == entry.fits, entry.name
 
 
 @pytest.mark.usefixtures("metrics")

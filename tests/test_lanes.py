@@ -120,3 +120,33 @@ def test_it_ends_where_it_takes_the_last_slot(clock):
     lanes.close("a")
     assert not lanes.room(0.0)
     assert lanes.room(0.5)
+
+
+def test_pieces_of_two_devices_are_no_room_for_a_share_of_one(clock):
+    lanes = Lanes(2, 16, patience_s=60, now=clock)
+    for number in range(4):  # two on each: a fifth of each is left
+        assert lanes.room(0.4)
+        lanes.open(str(number), 0.4)
+    assert not lanes.room(0.4)
+    assert lanes.room(0.2)
+    lanes.close("0")
+    lanes.close("1")
+    assert lanes.room(1.0)  # the fullest first: both were on one device
+    assert not lanes.room(2.0)
+    lanes.close("2")
+    lanes.close("3")
+    assert lanes.room(2.0)
+    lanes.open("both", 2.0)
+    assert not lanes.room(1 / 16)
+
+
+def test_a_worker_that_does_not_come_holds_up_the_cpus_only_for_a_while(clock):
+    """It may wait for a core of its node, or for a GPU that somebody else has."""
+    lanes = Lanes(1, 9, patience_s=60, now=clock)
+    lanes.open("gpu", 1.0)
+    lanes.open("cpu", 0.0)
+    for seconds, ends in ((0, False), (59, False), (60, True), (119, True), (120, False)):
+        clock.seconds = seconds
+        lanes.without_worker({"gpu"})
+        assert lanes.must_end("cpu") == ends
+        assert lanes.room(0.0) == (not ends)

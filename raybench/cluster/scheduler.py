@@ -169,14 +169,21 @@ class RayExecutor:
 
     def _run_alone(self, requests: Sequence[Request], finished: Finished) -> None:
         """What ran out of memory once gets a node, and a GPU, to itself: one trial after the other, no third chance."""
-        if not requests:
-            return
+        kinds: dict[float, list[Request]] = {}
+        for request in requests:
+            gpu = self._resources["gpu"] if self._shares.of(request.spec) else 0.0
+            kinds.setdefault(max(1.0, gpu) if gpu else 0.0, []).append(request)
+        for gpu, group in kinds.items():
+            self._run_one_by_one(group, with_gpu(self._resources, gpu), finished)
+
+    def _run_one_by_one(self, requests: Sequence[Request], wanted: Mapping[str, float], finished: Finished) -> None:
+        """On the largest node that has what they want."""
         self._release()
-        cpu, gpu = self._resources["cpu"], self._resources["gpu"]
-        wanted = {**self._resources, "gpu": max(1.0, gpu) if gpu else 0.0}
         nodes = [n for n in self._session.nodes() if fits(n["Resources"], wanted)]
         largest = max(nodes, key=lambda n: n["Resources"].get("memory", 0.0), default=None)
-        place = Place(cpu, wanted["gpu"], custom=custom_of(wanted))  # an autoscaler's node that has gone by now
+        place = Place(
+            wanted["cpu"], wanted["gpu"], custom=custom_of(wanted)
+        )  # an autoscaler's node that has gone by now
         if largest is not None:
             place = dataclasses.replace(place, cpu=largest["Resources"]["CPU"], node_id=largest["NodeID"])
         self._pool = Pool(dataclasses.replace(self._kit, gpu=place.gpu, exclusive=True, last=True), [place])

@@ -200,14 +200,18 @@ class _Listener(FIFOScheduler):
         self._searcher = searcher
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
-        if self._searcher.packing is not None:
-            live = tune_controller.get_live_trials()
-            self._searcher.packing.lanes.without_worker({t.trial_id for t in live if t.status == Trial.PENDING})
         request = self._searcher.took(trial.trial_id, result["outcome"])
         if request is None:
             return str(FIFOScheduler.STOP)
         trial.temporary_state.ray_actor.feed.remote(request)  # Ray keeps the order: before the next step
         return str(FIFOScheduler.CONTINUE)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """At every step of Tune: lanes that wait for a worker are looked at here."""
+        if self._searcher.packing is not None:
+            live = tune_controller.get_live_trials()
+            self._searcher.packing.lanes.without_worker({t.trial_id for t in live if t.status == Trial.PENDING})
+        return super().choose_trial_to_run(tune_controller)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         self._searcher.died[trial.trial_id] = trial.get_pickled_error() or trial.get_error()

@@ -104,14 +104,16 @@ def _judge(
         if missing:
             return _NOTHING, "", NOT_BUILT, missing
         return _NOTHING, "", NOT_RUN, mapped[0].reason if mapped else "no problem of this scale stands for it"
-    # Several may stand for one: the first that was run counts.
-    keys = [(*(item.ours or ()), cell.method, cell.variant) for item in ours]
-    at = next((i for i, key in enumerate(keys) if key in lines), None)
-    why = "" if at is None else ours[at].reason
-    key = _on_other_data(keys[0], lines) if at is None else keys[at]
+    # Several may stand for one: the first that was run counts. With devices: each the line of the GPU does, if any.
+    names = [cell.variant, *(", ".join(filter(None, (device, cell.variant))) for device in ("cuda", "cpu"))]
+    keys = [((*(item.ours or ()), cell.method, name), item) for item in ours for name in names]
+    found = next(((key, item.reason) for key, item in keys if key in lines), None)
+    others = [other for key, _ in keys[: len(names)] if (other := _on_other_data(key, lines)) is not None]
+    key: tuple[Any, ...] | None = found[0] if found else others[0] if others else None
+    why = found[1] if found else ""
     if key is None:
         return _NOTHING, " / ".join(ours[0].ours or ()), NOT_RUN, f"no line {_name(cell)} in these results"
-    if at is None:  # the spec was run with --set problems.0.dataset=..., say on a part of the images
+    if found is None:  # the spec was run with --set problems.0.dataset=..., say on a part of the images
         why = f"run on {key[0]}"
     line, problem = lines[key], " / ".join(key[:3])
     if cell.metric is None:

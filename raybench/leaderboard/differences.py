@@ -199,15 +199,12 @@ def _notes(first: Side, second: Side) -> list[str]:
         if alone:
             more = f"; and {len(alone) - NAMED} more" if len(alone) > NAMED else ""
             notes.append(f"only in {name}: {'; '.join(alone[:NAMED])}{more}")
-    problems = [
-        {key[: len(PROBLEM)]: problem_identity(rows["spec"].iloc[0]) for key, rows in side.items()}
-        for side in (first, second)
-    ]
-    for problem, identity in problems[0].items():
-        parts = differing_parts(identity, problems[1].get(problem, identity))
-        if parts:
-            notes.append(f"trained differently ({parts}): {' / '.join(problem)}")
-    return notes
+    for key in first:
+        if key in second:
+            parts = differing_parts(*(problem_identity(side[key]["spec"].iloc[0]) for side in (first, second)))
+            if parts:
+                notes.append(f"trained differently ({parts}): {' / '.join(key[: len(PROBLEM)])}")
+    return list(dict.fromkeys(notes))
 
 
 def found_difference(frame: pd.DataFrame) -> bool:

@@ -60,7 +60,8 @@ def swept(rows: pd.DataFrame, names: Sequence[str]) -> Iterator[tuple[str, pd.Da
 
 def _family(variant: str, names: Sequence[str]) -> str:
     own = tuple(f"{name}{sign}" for name in names for sign in "= ")  # a sweep writes n=1, people also n 1
-    parts = [part for part in re.split(r", (?=\w+=)", variant) if not part.startswith(own)]
+    start = "|".join([r"\w+=", *(re.escape(name) + " " for name in names)])
+    parts = [part for part in re.split(f", (?={start})", variant) if not part.startswith(own)]
     return ", ".join(parts)
 
 

@@ -128,7 +128,7 @@ def _metrics(given: Sequence[Standing]) -> list[MetricInfo]:
 
 def _joined(given: Sequence[Standing], shared: set[Key]) -> pd.DataFrame:
     """The rows of the problems ``shared``, each trial once."""
-    problems: dict[Key, tuple[Any, str]] = {}
+    problems: dict[Key, tuple[Any, str]] = {}  # by problem, and by the device type that the variant names
     lines: dict[Key, tuple[set[str], str]] = {}
     records: list[Mapping[Any, Any]] = []
     for standing in (s for s in given if s.problems & shared):
@@ -138,7 +138,8 @@ def _joined(given: Sequence[Standing], shared: set[Key]) -> pd.DataFrame:
             key = tuple(map(str, found))
             name = " / ".join(filter(None, key))
             identity = problem_identity(group["spec"].iloc[0])
-            other, folder = problems.setdefault(key[:3], (identity, standing.folder))
+            device = identity["device_type"] if key[-1].split(", ")[0] == identity["device_type"] else ""
+            other, folder = problems.setdefault((*key[:3], device), (identity, standing.folder))
             if other != identity:
                 raise UserError(
                     f"folders that share a problem must have trained it alike, got {' / '.join(key[:3])} in {folder} "

@@ -172,7 +172,8 @@ def roc_figures(frames: Frames, folder: Folder, files: Mapping[str, str], colour
         drawn = mean_curves(group[group["line"].isin(shown)], folder, files)
         same = references[(references[list(PROBLEM)] == list(problem)).all(axis=1)]
         plain = same[(same["method"] == "retrain") | (same["original_kind"] == STANDARD)]
-        bases = mean_curves(plain.assign(line=plain["method"]), folder, files)
+        named = [line_name(m, v) for m, v in zip(plain["method"], plain["variant"], strict=True)]
+        bases = mean_curves(plain.assign(line=named), folder, files)
         if not drawn:
             continue
         yield _roc(problem, drawn, bases, colours, len(set(group["line"])))
@@ -191,10 +192,10 @@ def _roc(
     for name, (rate, count) in drawn.items():
         (line,) = axis.plot(GRID[keep], rate[keep], color=colours.colour(name), lw=1.2, label=name)
         tip(line, f"{name}: area {np.trapezoid(rate, GRID):.3f}, mean of {count} trials")
-    for name, style in (("retrain", "-"), ("original", ":")):
-        if name in bases:
-            (line,) = axis.plot(GRID[keep], bases[name][0][keep], color=INK, lw=1.4, ls=style, label=name)
-            tip(line, f"{name}: area {np.trapezoid(bases[name][0], GRID):.3f}, mean of {bases[name][1]} trials")
+    for name in sorted(bases, reverse=True):
+        style = "-" if name == "retrain" else ":" if name == "original" else (0, (1 + len(name) % 4, 1, 4, 1))
+        (line,) = axis.plot(GRID[keep], bases[name][0][keep], color=INK, lw=1.4, ls=style, label=name)
+        tip(line, f"{name}: area {np.trapezoid(bases[name][0], GRID):.3f}, mean of {bases[name][1]} trials")
     axis.plot([1e-3, 1], [1e-3, 1], color=OTHERS, lw=0.8, ls="--", label="blind")
     logarithmic_axis(axis.xaxis)
     logarithmic_axis(axis.yaxis)

@@ -11,10 +11,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from raybench.leaderboard.figure_data import line_name
 from raybench.leaderboard.query import PROBLEM
 from raybench.rules import OBJECTIVES
 
 MEASURED = {selected_on: metric for metric, selected_on in OBJECTIVES.values()}  # which column a search minimised
+SEARCHED = (*PROBLEM, "method", "device_type")  # what one search is of
 MOST_POINTS = 60  # more settings are drawn as bins
 BINS = 24
 LEAST_VALUES = 3  # of a hyperparameter, for a response to be seen
@@ -23,8 +25,11 @@ KNOWN = ("gamma", "lambda1", "lambda2", "entropy_cutoff")  # shown where nobody 
 
 @dataclass(frozen=True)
 class Response:
-    """Of one method on one problem. ``settings`` has a column per hyperparameter and ``y``, the mean objective over the
-    search's seeds; ``selected`` are the values that the finals took."""
+    """Of one method on one problem (and device type, which its name says where there are several).
+
+    ``settings`` has a column per hyperparameter and ``y``, the mean objective over the search's seeds; ``selected`` are
+    the values that the finals took.
+    """
 
     problem: tuple[str, ...]
     method: str
@@ -38,9 +43,11 @@ def responses(trials: pd.DataFrame, scientific: Mapping[str, Sequence[str]]) -> 
     """The responses that search rows allow. ``scientific``: method -> the hyperparameters that its idea turns on."""
     rows = trials[(trials["phase"] == "search") & (trials["status"] == "ok")]
     finals = trials[(trials["phase"] == "final") & (trials["status"] == "ok")]
-    chosen = {key: group["hparams"].unique() for key, group in finals.groupby([*PROBLEM, "method"])}
-    for key, group in rows.groupby([*PROBLEM, "method"], sort=True):
-        wanted = scientific.get(str(key[-1]), KNOWN)
+    chosen = {key: group["hparams"].unique() for key, group in finals.groupby(list(SEARCHED))}
+    several = rows["device_type"].nunique() > 1
+    for key, group in rows.groupby(list(SEARCHED), sort=True):
+        *problem, method, device = map(str, key)
+        wanted = scientific.get(method, KNOWN)
         objective = MEASURED.get(str(group["selected_on"].iloc[-1]), "distance_validation")
         if objective not in group or not group[objective].notna().any():
             continue
@@ -52,7 +59,8 @@ def responses(trials: pd.DataFrame, scientific: Mapping[str, Sequence[str]]) -> 
         picked = _values([json.loads(text) for text in chosen.get(key, ())], names)
         selected = {n: tuple(sorted(set(picked[n].dropna()))) if n in picked else () for n in names}
         settings = table[list(names)].assign(y=means.to_numpy())
-        yield Response(tuple(map(str, key[:-1])), str(key[-1]), objective, names, settings, selected)
+        name = line_name(method, device if several else "")
+        yield Response(tuple(problem), name, objective, names, settings, selected)
 
 
 def _values(settings: Sequence[Mapping[str, Any]], names: Sequence[str]) -> pd.DataFrame:

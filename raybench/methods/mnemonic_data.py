@@ -56,7 +56,7 @@ def mnemonic_data(task: UnlearningTask, hp: MnemonicDataHparams) -> nn.Module:
     images; equal sums mean minus. n = 1 is the codes' rule with an image for the code. Batch-norm buffers stay.
     Reports ``image_a_r``, ``image_e_f``, ``sign``, ``largest_change`` and ``images``, how many were used in all.
     Cost: n K sample passes and n K to 2 n K forward passes: a sign that cannot win any more is not looked at further,
-    which changes nothing but the cost (version 1 looked at all images with both).
+    which changes nothing but the cost (version 1 looked at all images with both, and drew others).
 
     Deviations:
         - the squares are per sample. The paper does not say whether an ablation's gradients are squared before or

@@ -21,6 +21,7 @@ from raybench.registry import LOWER, METRICS, Attack
         apply_to="the rest of D_r and the other half of held-out",
         reported_quantity="mean of the shares of members and of non-members judged right",
     ),
+    fits=True,
 )
 def training_privacy(outputs: Outputs, context: MetricContext) -> float:
     """Balanced accuracy of the confidence attack on the retain set against held-out samples; 0.5: blind.

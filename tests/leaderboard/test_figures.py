@@ -124,6 +124,12 @@ def test_families_are_variants_without_the_swept_part() -> None:
         list(swept(rows[rows["variant"] == "normal codes"], ["lambda1"]))
 
 
+def test_a_swept_name_is_found_behind_the_device_type() -> None:
+    rows = [final("mnemonic_data", 0, f"{device}, n {n}", {"n": n}) for device in ("cpu", "cuda") for n in (1, 5)]
+    titles = [title for title, _ in swept(pd.DataFrame(rows), ["n"])]
+    assert titles == [f"mnist / lenet5 / class(0) / {device}" for device in ("cpu", "cuda")]
+
+
 def test_null_is_a_value_of_a_sweep() -> None:
     rows, points = cutoffs()
     ((title, group),) = swept(pd.DataFrame(rows), ["entropy_cutoff"])

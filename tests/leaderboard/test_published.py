@@ -246,6 +246,13 @@ def test_first_stand_in_that_was_run_counts(judge: Judge) -> None:
     assert judge(cell(), [whole, part])["reason"] == "a subset"
 
 
+def test_a_line_of_the_gpu_stands_for_one_without_a_device(judge: Judge) -> None:
+    lines = [line(variant=device, a_r=a_r) for device, a_r in (("cpu", 0.92), ("cuda", 0.93))]
+    assert judge(cell(), lines=lines)["ours"] == 0.93
+    assert judge(cell(), lines=lines[:1])["ours"] == 0.92
+    assert judge(cell(variant="slow"), lines=[line(variant="cuda, slow")])["ours"] == 0.92
+
+
 def test_spec_run_on_other_data_is_shown_and_not_judged(judge: Judge) -> None:
     found = judge(cell(published=0.92), lines=[line(dataset="npz(path=part.npz)")])
     assert (found["verdict"], found["reason"], found["ours"]) == ("not comparable", "run on npz(path=part.npz)", 0.92)

@@ -14,6 +14,7 @@ from raybench import trial
 from raybench.errors import UserError
 from raybench.experiment import make_experiment
 from raybench.leaderboard.query import load_leaderboard, load_trials
+from raybench.leaderboard.response import responses
 from raybench.workshop import Workshop
 from tests.run.tables import state
 
@@ -65,6 +66,10 @@ def test_both_have_references_searches_and_lines_of_their_own(
     shown = cli("leaderboard", "out")
     assert (shown.code, "cuda" in shown.out) == (0, True)
     assert cli("report", "out").code == 0
+    forced = cli("leaderboard", "out", "--force-rank")
+    assert (forced.code, forced.err) == (0, "")
+    names = {found.method for found in responses(rows, {"finetune": ["lr"], "gradient_ascent": ["lr"]})}
+    assert names == {f"{method} ({device})" for method in ("finetune", "gradient_ascent") for device in ("cpu", "cuda")}
 
 
 def own_clock(rows: pd.DataFrame, lines: pd.DataFrame) -> None:
@@ -94,6 +99,40 @@ def test_a_machine_without_cuda_goes_on_alone_and_one_with_it_adds_the_rest(
     with pytest.raises(UserError, match=r"got no cuda here and such rows in .*out; go on where they ran"):
         go(spec=spec)
     assert state(tmp_path / "out") == before
+
+
+def test_a_folder_is_run_with_it_or_without_it(go: Any, make_spec: Any, devices: Any, tmp_path: Path) -> None:
+    devices("cpu")
+    for first, second in (({}, {"devices": "each"}), ({"devices": "each"}, {})):
+        out = f"out{len(first)}"
+        go(out, spec=make_spec(**first))
+        before = state(tmp_path / out)
+        with pytest.raises(UserError, match=r"with devices: each or without it, got .*; give the new run another"):
+            go(out, spec=make_spec(**second))
+        assert state(tmp_path / out) == before
+
+
+def test_what_both_folders_have_was_trained_alike(go: Any, spec: Any, devices: Any, cli: Any, tmp_path: Path) -> None:
+    seeds = {"seeds": {"train": [0, 1, 2]}, "methods": ["retrain"]}
+    devices("cuda", "cpu")
+    go("both", spec={**spec, **seeds})
+    devices("cpu")
+    go("half", spec={**spec, **seeds})
+    said = cli("compare", "both", "half")
+    assert said.code == 0, said.err
+    assert "only in a" in said.out
+    assert "trained differently" not in said.out
+
+
+def test_the_plan_takes_seconds_of_a_device_type_for_its_own(
+    go: Any, spec: Any, devices: Any, cli: Any, tmp_path: Path
+) -> None:
+    devices("cpu")
+    go(spec=spec)
+    devices("cuda", "cpu")
+    said = cli("plan", "{spec}", "--results", "out", spec=spec)
+    assert said.code == 0, said.err
+    assert "cuda and cpu; timed steps, on this machine's CPU" in said.out
 
 
 def test_it_is_said_that_there_is_one_device_type_only(
