@@ -185,7 +185,7 @@ def bench() -> Iterator[tuple[dict[Cell, Request], Callable[[Sequence[Cell]], di
     with halves(), threadpool_limits(1), tempfile.TemporaryDirectory() as folder:
         (Path(folder) / ROWS).write_text("\n".join(map(str, range(0, SIZE, 5))))
         options = Options(results=f"{folder}/results", store=f"{folder}/store", data=folder)
-        prepared = prepare(spec(), options, "cpu", write=False)
+        prepared = prepare(spec(), options, ["cpu"], write=False)
         requests = product(prepared)
         settings = dataclasses.replace(prepared.settings, artifacts=None, logs=None)
 

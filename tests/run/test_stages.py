@@ -97,7 +97,7 @@ def test_another_unlearn_seed_is_another_search(go: Any, make_spec: Any) -> None
 
 def test_rows_of_another_protocol_are_refused(go: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     go()
-    monkeypatch.setattr("raybench.run.PROTOCOL", "2")
+    monkeypatch.setattr("raybench.admission.PROTOCOL", "2")
     with pytest.raises(UserError, match=r"rows of one protocol version, got 1 in .* and this is 2; .*--results"):
         go()
 

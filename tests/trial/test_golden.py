@@ -3,6 +3,8 @@ longer comparable with new ones. So first raise the version of what moved them: 
 it registers, else ``PROTOCOL`` in ``raybench/spec.py``. Then write the file again by
 
     python tests/trial/test_golden.py
+
+A number that a kind of row no longer has moves no other: searches lost the attacks that fit a classifier so.
 """
 
 from __future__ import annotations
