@@ -16,6 +16,7 @@ from raybench.errors import UserError, unknown
 from raybench.files import file_digest, find_file
 from raybench.options import check_options
 from raybench.registry import DATASETS, METHODS, METRICS, MODELS, SCENARIOS, TRAININGS, load_plugins
+from raybench.resources import is_measured, resources_of
 from raybench.rules import OBJECTIVES, PAPER, RULES
 from raybench.seeding import canonical
 from raybench.space import DEFAULT_FIRST, SAMPLERS, SCIENTIFIC, default_point, resolve, search_space, searched
@@ -26,10 +27,6 @@ from raybench.task_rules import check_task
 from raybench.training import Recipe, make_recipe
 from raybench.weights import OPTION as WEIGHTS
 from raybench.weights import without_weights
-
-ACCELERATOR = "accelerator_type:"  # nodes with such a GPU have 1 of this in Ray, and each trial takes a trace of it
-TRACE = 0.001
-OWN = ("cpu", "gpu", "memory", "object_store_memory")  # Ray's own resources
 
 
 @dataclass(frozen=True)
@@ -180,8 +177,8 @@ def make_experiment(raw: Mapping[str, Any]) -> Experiment:
         ),
         validation=spec.validation,
         metrics=tuple(dict.fromkeys((*metrics, *needed))),
-        resources=_resources(spec),
-        measured=_measured(spec),
+        resources=resources_of(spec),
+        measured=is_measured(spec),
         device=spec.device,
         each_device=spec.devices == "each",
         threads=spec.threads,
@@ -209,43 +206,6 @@ def _check_defaults(candidates: Sequence[Candidate], sampler: str) -> None:
                 f"search.select: paper needs the defaults inside the searched ranges, got {candidate.method} with one "
                 "outside; widen its space or leave paper out"
             )
-
-
-def _resources(spec: SpecFile) -> dict[str, float]:
-    """What one trial takes: cpu, gpu (a whole one if it is measured), and others by the names that Ray has for them."""
-    given = spec.resources
-    gpu = 1.0 if _measured(spec) else float(given.gpu or 0.0)
-    if spec.devices == "each" and spec.device != "auto":
-        raise UserError(f"devices: each needs device: auto, got {spec.device}; leave one of the two out")
-    if _on_cuda(spec) and gpu <= 0:
-        raise UserError(
-            f"{_on_cuda(spec)} needs resources.gpu above 0, got 0; ask for a share such as 0.25, or for measured"
-        )
-    reserved = [name for name in given.custom if name.lower() in OWN or name.startswith(ACCELERATOR)]
-    if reserved:
-        raise UserError(
-            f"resources.custom must name resources of your own nodes, got {reserved[0]}; give cpu, gpu and "
-            "accelerator_type beside custom"
-        )
-    resources = {"cpu": 1.0 if given.cpu is None else given.cpu, "gpu": gpu, **given.custom}
-    if given.accelerator_type is not None:
-        if not gpu:
-            raise UserError(
-                f"resources.accelerator_type needs resources.gpu above 0, got {given.accelerator_type} and no GPU; "
-                "ask for a share, or leave it out"
-            )
-        resources[ACCELERATOR + given.accelerator_type] = TRACE
-    return resources
-
-
-def _measured(spec: SpecFile) -> bool:
-    """Whether the share of a GPU is measured: where the spec says so, or asks for CUDA and for no share."""
-    return spec.resources.gpu == "measured" or (spec.resources.gpu is None and bool(_on_cuda(spec)))
-
-
-def _on_cuda(spec: SpecFile) -> str:
-    """What in the spec asks for CUDA; empty where nothing does."""
-    return "device: cuda" if spec.device == "cuda" else "devices: each" if spec.devices == "each" else ""
 
 
 def _default_metrics() -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from ray._private import services
 from raybench.cluster.aggregator import last_line
 from raybench.cluster.probes import FREE_GPU_S, check_nodes, probe_cuda, smallest_gpu
 from raybench.errors import UserError
-from raybench.experiment import ACCELERATOR
+from raybench.resources import ACCELERATOR
 from raybench.version import PACKAGE
 
 SILENT: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}

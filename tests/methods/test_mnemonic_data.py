@@ -123,7 +123,7 @@ def test_cost_buffers_and_data() -> None:
     buffers = {name: b.clone() for name, b in task.model.named_buffers()}
     model = run_method("mnemonic_data", task, n=2)
     assert task._passes.backward == pytest.approx(20)
-    assert 20 + 20 <= round(task._passes.forward, 6) <= 20 + 2 * 20
+    assert task._passes.forward == pytest.approx(20 + 2 * 20)  # so few images are the first batches of both signs
     assert all(torch.equal(buffers[name], b) for name, b in model.named_buffers())
     assert METHODS["mnemonic_data"].needs == {"forget", "retain"}
     assert METHODS["mnemonic_data"].scope == {"class"}

@@ -86,8 +86,9 @@ def test_search_rows_never_hold_the_test_set(shop: Workshop) -> None:
     tested = [name for name in row if "test" in name.split("_")]
     assert len(tested) >= 3
     assert {row[name] for name in tested} == {None}
-    final_only = [m for m in DEFAULT_METRICS if METRICS[m].final_only]
-    assert set(final_only) <= set(json.loads(row["missing"]))
+    left_out = [m for m in DEFAULT_METRICS if METRICS[m].final_only or METRICS[m].fits]
+    assert set(left_out) <= set(json.loads(row["missing"]))
+    assert {row[m] for m in left_out} == {None}
     assert row["distance_validation"] is not None
     assert not (Path(shop.settings.artifacts or "") / spec.trial_id).exists()
 
