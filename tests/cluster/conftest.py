@@ -94,7 +94,7 @@ def drive(tmp_path, shared_store):
     """The stages of ``raybench.run`` on an executor that the test makes."""
 
     def drive(raw, make_executor, results="results", told=lambda row: None, device_types=None, store=shared_store):
-        raw = {**raw, "plugins": ["cluster_fakes"]} if uses_fakes(raw) else raw
+        raw = {**raw, "plugins": [*raw.get("plugins", ()), "cluster_fakes"]} if uses_fakes(raw) else raw
         options = Options(results=str(tmp_path / results), store=str(store or tmp_path / "store"))
         prepared = prepare(raw, options, device_types)
         driven = Driven(ResultStore.open_for_writing(prepared.results, prepared.metrics))

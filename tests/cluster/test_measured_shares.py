@@ -60,6 +60,17 @@ def test_each_device_type_side_by_side(drive, on, capped, spec, serial, monkeypa
     pd.testing.assert_frame_equal(found.table(), alone.table(), check_exact=True)
 
 
+def test_what_runs_out_of_memory_on_the_cpu_gets_a_node_and_no_gpu(drive, on, capped, spec):
+    methods = [{"name": "hungry", "hparams": {"strength": 0.5}}]
+    raw = spec(methods=methods, plugins=["pretended_cuda"], resources={"gpu": 0.5}, devices="each")
+    rows = drive(raw, on(capped(2)), device_types=["cuda", "cpu"]).store.trials()
+    hungry = rows[rows["method"] == "hungry"].set_index("device_type")
+    assert sorted(hungry.index) == ["cpu", "cuda"]
+    assert hungry["reason"].str.startswith("out of memory").all()
+    assert hungry["exclusive"].all()
+    assert (hungry.loc["cpu", "device_ids"], hungry.loc["cuda", "device_ids"] != "") == ("", True)
+
+
 def never_too_many(rows, share=SHARE):
     """At no moment do the shares on one GPU add up to more than it."""
     rows = rows[rows["device_ids"] != ""]
